@@ -1,4 +1,5 @@
 # make demo   the whole way once: data, training, publishing, serving, asking, load
+# make serve  the demo's server alone, on ports 8500 (gRPC) and 8501 (REST), until Ctrl-C
 # make test   the whole test suite
 # make lint   formatting, rules and types
 # make stack  the containers, in a real Docker Engine
@@ -9,11 +10,16 @@ VENV := .venv
 ROOMS := trainer serving client loadtest
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format stack lock setup clean
+.PHONY: demo serve test lint format stack lock setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
 	@$(BIN)/python demo.py
+
+serve: setup
+	@$(BIN)/glyph-serve --address=127.0.0.1 --port=$${GRPC_PORT:-8500} --rest_api_port=$${REST_PORT:-8501} \
+		--model_name=digits --model_base_path=$(CURDIR)/build/models/digits \
+		--enable_batching --batching_parameters_file=serving/config/batching.config
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
