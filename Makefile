@@ -14,10 +14,10 @@ BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
 
 demo: setup
-	@$(BIN)/python demo.py
+	@exec $(BIN)/python demo.py
 
 serve: setup
-	@$(BIN)/glyph-serve --address=127.0.0.1 --port=$${GRPC_PORT:-8500} --rest_api_port=$${REST_PORT:-8501} \
+	@exec $(BIN)/glyph-serve --address=127.0.0.1 --port=$${GRPC_PORT:-8500} --rest_api_port=$${REST_PORT:-8501} \
 		--model_name=digits --model_base_path=$(CURDIR)/build/models/digits \
 		--enable_batching --batching_parameters_file=serving/config/batching.config
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,86 +21,124 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 BIN = Path(sysconfig.get_path("scripts"))
 READY_WITHIN = 90.0  # seconds; TensorFlow alone takes several to import on a busy machine
+ENDED_WITHIN = 30.0
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody listens on now, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [s.getsockname()[1] for s in sockets]
+class Started:
+    """A process, the lines that it has printed so far, and a way to wait for one of them."""
 
+    def __init__(self, command: Sequence[object], **options: object) -> None:
+        self.process = subprocess.Popen(
+            [str(part) for part in command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **options,  # type: ignore[call-overload]
+        )
+        self.lines: list[str] = []
+        self._news: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
-@dataclass
-class Server:
-    """A running glyph-serve and where it listens."""
-
-    process: subprocess.Popen[str]
-    grpc: str
-    rest: str
-    lines: list[str] = field(default_factory=list)
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.lines.append(line)
+            self._news.put(line)
+        self._news.put(None)
 
     @property
     def log(self) -> str:
         return "".join(self.lines)
 
-
-@contextlib.contextmanager
-def running_server(*flags: str, ready: str = "glyph-serve: ready") -> Iterator[Server]:
-    """Start glyph-serve with these flags on free loopback ports, wait for its ready line, end it by SIGTERM."""
-    grpc_port, rest_port = free_ports(2)
-    process = subprocess.Popen(
-        [
-            str(BIN / "glyph-serve"),
-            "--address=127.0.0.1",
-            f"--port={grpc_port}",
-            f"--rest_api_port={rest_port}",
-            *flags,
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    server = Server(process, f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{rest_port}")
-    news: queue.Queue[str | None] = queue.Queue()
-
-    def read() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            server.lines.append(line)
-            news.put(line)
-        news.put(None)
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    try:
-        deadline = time.monotonic() + READY_WITHIN
+    def wait_for(self, text: str, timeout: float = READY_WITHIN) -> str:
+        """The next line that contains the text; the test fails if the process ends or the time passes before."""
+        deadline = time.monotonic() + timeout
         while True:
             try:
-                line = news.get(timeout=max(0.0, deadline - time.monotonic()))
+                line = self._news.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                pytest.fail(f"glyph-serve was not ready within {READY_WITHIN:.0f} s:\n{server.log}")
+                pytest.fail(f"{text!r} was not printed within {timeout:.0f} s:\n{self.log}")
             if line is None:
-                pytest.fail(f"glyph-serve ended with {process.wait()} before it was ready:\n{server.log}")
-            if line.startswith(ready):
-                break
-        yield server
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+                pytest.fail(f"ended with {self.process.wait()} before printing {text!r}:\n{self.log}")
+            if text in line:
+                return line
+
+    def end(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal (unless the process has ended), wait for the end and give the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(with_signal)
         try:
-            process.wait(timeout=30)
+            status = self.process.wait(ENDED_WITHIN)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            pytest.fail(f"glyph-serve did not end on SIGTERM:\n{server.log}")
-        reader.join(timeout=10)
-        if process.stdout is not None:
-            process.stdout.close()
+            self.process.kill()
+            self.process.wait()
+            pytest.fail(f"did not end within {ENDED_WITHIN:.0f} s of {with_signal.name}:\n{self.log}")
+        finally:
+            self._reader.join(ENDED_WITHIN)
+            self.process.stdout.close()
+        return int(status)
+
+
+@contextlib.contextmanager
+def started(command: Sequence[object], **options: object) -> Iterator[Started]:
+    process = Started(command, **options)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running glyph-serve and where it listens."""
+
+    running: Started
+    grpc: str
+    rest: str
+
+    @property
+    def log(self) -> str:
+        return self.running.log
+
+
+def find_free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [s.getsockname()[1] for s in sockets]
+
+
+@contextlib.contextmanager
+def running_server(*flags: str) -> Iterator[Server]:
+    grpc, rest = find_free_ports(2)
+    command = [BIN / "glyph-serve", "--address=127.0.0.1", f"--port={grpc}", f"--rest_api_port={rest}", *flags]
+    with started(command) as running:
+        running.wait_for("glyph-serve: ready")
+        yield Server(running, f"127.0.0.1:{grpc}", f"http://127.0.0.1:{rest}")
+
+
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[int], list[int]]:
+    """`free_ports(2)`: ports on loopback that nobody listens on now, all different."""
+    return find_free_ports
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., contextlib.AbstractContextManager[Started]]:
+    """`with start(["glyph-serve", ...]) as process:` runs a command and ends it; `process.wait_for("text")`."""
+    return started
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., contextlib.AbstractContextManager[Server]]:
+    """`with serve("--model_name=digits", ...) as server:` runs a glyph-serve of the test's own on free ports."""
+    return running_server
 
 
 @pytest.fixture(scope="session")
 def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of 42,000 JPEG digits, built once (by whoever needs it first)."""
+    """The folder of 42,000 JPEG digits."""
     folder = tmp_path_factory.mktemp("data") / "dataset"
     subprocess.run([BIN / "glyph-train", "dataset", "--data-dir", folder], check=True, timeout=120)
     return folder
@@ -115,18 +154,32 @@ def models_dir(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="session")
-def serve() -> Callable[..., contextlib.AbstractContextManager[Server]]:
-    """`with serve("--model_name=digits", ...) as server:` starts a server of the test's own."""
-    return running_server
-
-
-@pytest.fixture(scope="session")
 def server(models_dir: Path) -> Iterator[Server]:
     """One server of version 1 of `digits` for all tests that only ask."""
     with running_server("--model_name=digits", f"--model_base_path={models_dir / 'digits'}") as running:
         yield running
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _quiet_tensorflow() -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository's files as they are now in a folder of their own, with the virtual environment of this one."""
+    folder = tmp_path_factory.mktemp("clone") / "glyph"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.rstrip("\0").split("\0"):
+        if (REPOSITORY / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, folder / name)
+    (folder / ".venv").symlink_to(REPOSITORY / ".venv")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clean_environment() -> dict[str, str]:
+    """The environment of somebody's shell: without what make and coverage add to this run's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "COV_"))}

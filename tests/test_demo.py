@@ -1,0 +1,111 @@
+"""What `make demo` does when it cannot go on, or must not."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def build(clone: Path) -> Path:
+    """The demo's output folder; the tests here run before anything has been published, or after: both must do."""
+    return clone / "build"
+
+
+def versions(build: Path) -> set[str]:
+    digits = build / "models/digits"
+    return {path.name for path in digits.iterdir() if path.name.isdigit()} if digits.exists() else set()
+
+
+def processes_of(clone: Path) -> list[str]:
+    """The command lines of all processes that were started from this clone's virtual environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if entry.name.isdigit() and str(clone) in command:
+            found.append(command)
+    return found
+
+
+def test_a_port_that_is_taken_is_named_before_anything_is_built(clone: Path, clean_environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            ["make", "demo"],
+            cwd=clone,
+            env=clean_environment | {"REST_PORT": str(port)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode != 0
+    assert f"demo: error: port {port} cannot be used (Address already in use)" in done.stderr
+    assert f"make demo REST_PORT={port + 1000}" in done.stderr
+    assert "[1/4]" not in done.stdout
+
+
+def test_a_port_that_is_no_number_is_named(clone: Path, clean_environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "demo.py"],
+        cwd=clone,
+        env=clean_environment | {"GRPC_PORT": "http"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip() == "demo: error: GRPC_PORT=http is not a port: give a number from 1 to 65535."
+
+
+def test_too_little_disk_space_is_told_before_anything_is_built(clone: Path, clean_environment: dict[str, str]) -> None:
+    """A file system of 10 MB of its own, in a mount namespace of its own."""
+    script = 'mkdir -p build && mount -t tmpfs -o size=10m tmpfs build && exec "$0" demo.py'
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "bash", "-c", script, clone / ".venv/bin/python"],
+        cwd=clone,
+        env=clean_environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "has 10 MB of free space and the demo needs 500 MB: make room and start again" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [(signal.SIGINT, "epoch 1"), (signal.SIGTERM, "[2/4]")],
+    ids=["Ctrl-C while it trains", "SIGTERM while the server starts"],
+)
+def test_an_interruption_leaves_no_process_and_nothing_half_published(
+    moment: str,
+    number: signal.Signals,
+    clone: Path,
+    build: Path,
+    free_ports: Callable[[int], list[int]],
+    start: Callable[..., AbstractContextManager[Any]],
+    clean_environment: dict[str, str],
+) -> None:
+    grpc, rest = free_ports(2)
+    environment = clean_environment | {"GRPC_PORT": str(grpc), "REST_PORT": str(rest)}
+    before = versions(build)
+    with start([clone / ".venv/bin/python", "demo.py"], cwd=clone, env=environment) as demo:
+        demo.wait_for(moment)
+        assert demo.end(number) == 130
+        assert "demo: interrupted" in demo.log
+        assert "Traceback" not in demo.log
+    assert processes_of(clone) == []
+    assert len(versions(build) - before) == (moment == "[2/4]")
+    for published in versions(build):
+        assert (build / "models/digits" / published / "saved_model.pb").stat().st_size > 0
