@@ -1,0 +1,100 @@
+"""What the two protocols have in common: start a request, be told of the reply."""
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import NamedTuple, Protocol
+
+import gevent
+import gevent.socket
+from gevent.hub import Waiter
+
+
+class CallError(Exception):
+    """A request that got no answer.
+
+    Attributes:
+        kind: what failures are counted by: a gRPC status such as ``NOT_FOUND``, ``HTTP 404``, or ``NO CONNECTION``.
+        message: what the server, or the network, said.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.kind = kind
+        self.message = message
+
+
+NO_CONNECTION = "NO CONNECTION"
+TIMED_OUT = "DEADLINE_EXCEEDED"
+
+
+class Reply(NamedTuple):
+    """The end of a request: the bytes of the answer, or the error, and when it came (seconds, ``perf_counter``)."""
+
+    body: bytes
+    error: CallError | None
+    at: float
+
+
+Done = Callable[[Reply], None]
+
+
+class Channel(Protocol):
+    """A way to a server that carries any number of requests at once."""
+
+    def start(self, request: bytes, done: Done) -> None:
+        """Sends a request without waiting; `done` is called once, with the reply, and must not wait either."""
+
+    def close(self) -> None:
+        """Closes the connections; what is still on its way ends with ``NO CONNECTION``."""
+
+
+def call(channel: Channel, request: bytes) -> Reply:
+    """Sends a request and waits for its reply; other greenlets run meanwhile."""
+    waiter: Waiter[Reply] = Waiter()
+    run_callback = gevent.get_hub().loop.run_callback
+    channel.start(request, lambda reply: run_callback(waiter.switch, reply))
+    reply: Reply = waiter.get()
+    return reply
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to connect: host, port, and whether to speak TLS."""
+
+    host: str
+    port: int
+    tls: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def connect(address: Address, timeout: float, alpn: str) -> gevent.socket.socket:
+    """Opens a TCP (or TLS) connection.
+
+    Args:
+        address: where to.
+        timeout: seconds until giving up.
+        alpn: the protocol to agree on over TLS: ``h2`` or ``http/1.1``.
+
+    Raises:
+        CallError: ``NO CONNECTION``, with the system's reason.
+    """
+    try:
+        sock = gevent.socket.create_connection((address.host, address.port), timeout)
+        sock.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
+        if address.tls:
+            context = ssl.create_default_context()
+            context.set_alpn_protocols([alpn])
+            sock = context.wrap_socket(sock, server_hostname=address.host)
+        sock.settimeout(None)
+    except OSError as error:
+        raise CallError(NO_CONNECTION, f"{address}: {error.strerror or error}") from error
+    return sock
+
+
+def no_connection(reason: str) -> Reply:
+    """The reply of a request whose connection was lost."""
+    return Reply(b"", CallError(NO_CONNECTION, reason), perf_counter())

@@ -1,0 +1,152 @@
+"""`glyph-load`: how much can a server take?"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import gevent
+
+# Locust's import patches the standard library for gevent; everything below relies on it.
+import locust  # noqa: F401
+
+from glyph_loadtest.channel import NO_CONNECTION, CallError
+from glyph_loadtest.measurement import Second
+from glyph_loadtest.options import add_request_options, duration, positive
+from glyph_loadtest.payload import AnswerError
+from glyph_loadtest.report import Run, as_dict, summarise, table
+from glyph_loadtest.run import Plan, probe, run
+from glyph_loadtest.target import PayloadKind, Target, TargetError, parse_address
+
+FAILURES, UNUSABLE, INTERRUPTED = 1, 2, 130
+
+
+class _StopError(Exception):
+    """Nothing could be measured; the message is for the user."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Returns:
+        The exit code: 0 when all is well, 1 when requests failed or none was answered, 2 when the target cannot be
+        used, 130 after Ctrl-C.
+    """
+    options = _parser().parse_args(arguments)
+    _interrupt_main_greenlet()
+    try:
+        code: int = options.command(options)
+    except KeyboardInterrupt:
+        print("glyph-load: interrupted before anything was measured", file=sys.stderr)
+        return INTERRUPTED
+    except (TargetError, _StopError, OSError) as error:
+        print(f"glyph-load: error: {error}", file=sys.stderr)
+        return UNUSABLE
+    return code
+
+
+def _interrupt_main_greenlet() -> None:
+    """Lets SIGINT and SIGTERM raise KeyboardInterrupt where the command waits, not in whatever greenlet is running."""
+    throw = gevent.getcurrent().throw
+    for number in (signal.SIGINT, signal.SIGTERM):
+        gevent.signal_handler(number, lambda: gevent.get_hub().loop.run_callback(throw, KeyboardInterrupt))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="glyph-load", description="How much can a server take?")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run_parser = commands.add_parser("run", help="load a server and report throughput, latency and failures")
+    run_parser.set_defaults(command=_run)
+    _add_target(run_parser)
+    run_parser.add_argument("--users", type=positive, default=8, metavar="N", help="how many ask at once (default: 8)")
+    run_parser.add_argument("--time", type=duration, default=10.0, metavar="TIME", help="how long (default: 10s)")
+    run_parser.add_argument(
+        "--warm-up", type=duration, default=1.0, metavar="TIME", help="load before that does not count (default: 1s)"
+    )
+    run_parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    run_parser.add_argument("--save", type=Path, metavar="FILE", help="also write the result, as JSON, to a file")
+    return parser
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="TARGET", help="localhost:8500 or grpc://... for gRPC, http://... for REST")
+    add_request_options(parser)
+
+
+def _target(options: argparse.Namespace) -> Target:
+    address, rest = parse_address(options.target)
+    payload = PayloadKind(options.payload)
+    return Target(address, rest, options.model, payload, options.batch, options.request_timeout)
+
+
+def _probe(target: Target) -> None:
+    """Makes sure that the target answers at all, before it is loaded."""
+    try:
+        probe(target)
+    except CallError as error:
+        if error.kind == NO_CONNECTION:
+            raise _StopError(f"{target}: cannot connect ({error.message}). Is a server running there?") from error
+        hint = (
+            f"Is --model {target.model} its name?"
+            if error.kind in ("NOT_FOUND", "HTTP 404")
+            else "Nothing was measured."
+        )
+        raise _StopError(f"{target} answered {error}. {hint}") from error
+    except AnswerError as error:
+        raise _StopError(f"{target}: {error}. Is {target.model!r} a model of digits?") from error
+
+
+def _run(options: argparse.Namespace) -> int:
+    target = _target(options)
+    if options.time < 1:
+        raise _StopError(f"--time is at least 1s. Received: {options.time:g}s")
+    if options.save is not None and not options.save.parent.is_dir():
+        raise _StopError(f"--save: there is no folder {options.save.parent}")
+    _probe(target)
+    plan = Plan(options.users, round(options.time), round(options.warm_up), options.check_share)
+    print(f"{target}: {plan}, {plan.seconds} s after {plan.warm_up} s of warm-up", file=sys.stderr)
+    result = run(target, plan, _show)
+    if options.save is not None:
+        _save(result, options.save)
+    print(json.dumps(as_dict(result)) if options.json else table(result))
+    return _verdict(result)
+
+
+def _show(number: int, second: Second) -> None:
+    """Shows one second of a run on standard error."""
+    name = f"{number:4d} s" if number > 0 else "warm-up"
+    p99 = second.latency.percentile(99) / 1000
+    failed = sum(second.failures.values())
+    print(
+        f"{name:>8}  {second.finished:7,} answers  p99 {p99:8.2f} ms  {failed:,} failures",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _save(result: Run, path: Path) -> None:
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged.write_text(json.dumps(as_dict(result)))
+    staged.replace(path)
+
+
+def _verdict(result: Run) -> int:
+    summary = summarise(result)
+    if result.cut_short is not None:
+        print(f"glyph-load: {result.cut_short}; measured until then: {summary.seconds} s", file=sys.stderr)
+    if result.cut_short == "interrupted":
+        return INTERRUPTED
+    if summary.requests == 0:
+        print("glyph-load: error: no request was answered", file=sys.stderr)
+        return FAILURES
+    if summary.failed:
+        print(f"glyph-load: error: {summary.failed:,} requests failed", file=sys.stderr)
+        return FAILURES
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The options that describe requests: the same ones for `glyph-load` and for Locust's own command line."""
+
+from argparse import ArgumentParser, ArgumentTypeError
+
+from glyph_loadtest.target import PayloadKind
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration(text: str) -> float:
+    """Reads a time such as ``10s``, ``500ms``, ``2m`` or ``1h`` (a plain number means seconds); returns seconds.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
+    try:
+        seconds = float(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ArgumentTypeError(f"a time looks like 10s, 500ms, 2m or 1h. Received: {text!r}")
+    return seconds
+
+
+def share(text: str) -> float:
+    """Reads a share such as ``0.1`` or ``10%``; returns a number from 0 to 1.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ArgumentTypeError(f"a share looks like 0.1 or 10%. Received: {text!r}")
+    return value
+
+
+def positive(text: str) -> int:
+    """Reads a whole number of at least 1.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"a whole number, at least 1, is needed. Received: {text!r}")
+    return int(text)
+
+
+def add_request_options(parser: ArgumentParser) -> None:
+    """Adds the options that say what the requests look like."""
+    group = parser.add_argument_group("requests")
+    group.add_argument("--model", default="digits", help="the model's name (default: digits)")
+    group.add_argument(
+        "--payload",
+        choices=[kind.value for kind in PayloadKind],
+        default="uint8",
+        help="what an image is sent as: pixel values 0-255 (default), floats 0-1, or the bytes of a JPEG file",
+    )
+    group.add_argument("--batch", type=positive, default=1, metavar="N", help="images in one request (default: 1)")
+    group.add_argument(
+        "--request-timeout",
+        type=duration,
+        default=10.0,
+        metavar="TIME",
+        help="when a request counts as failed (default: 10s)",
+    )
+    group.add_argument(
+        "--check-share",
+        type=share,
+        default=0.1,
+        metavar="SHARE",
+        help="the share of the answers that is compared with the truth (default: 0.1)",
+    )

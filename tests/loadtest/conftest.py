@@ -1,0 +1,82 @@
+"""A server with known behaviour, and the command, each in a process of its own: Locust patches whatever imports it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class KnownServer:
+    """The process, and where it listens."""
+
+    process: subprocess.Popen[str]
+    grpc: str
+    rest: str
+
+    def target(self, protocol: str) -> str:
+        return self.rest if protocol == "rest" else self.grpc
+
+
+class StartServer(Protocol):
+    def __call__(self, *arguments: str) -> KnownServer: ...
+
+
+@contextmanager
+def _running(*arguments: str) -> Iterator[KnownServer]:
+    command = [sys.executable, str(_HERE / "known_server.py"), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            grpc_port, rest_port = process.stdout.readline().split()
+            yield KnownServer(process, f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{rest_port}")
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def start_server() -> Iterator[StartServer]:
+    """Starts servers with the behaviour that the arguments name; see known_server.py."""
+    with ExitStack() as stack:
+        yield lambda *arguments: stack.enter_context(_running(*arguments))
+
+
+@pytest.fixture(scope="session")
+def plain_server() -> Iterator[KnownServer]:
+    """A server that answers at once, and rightly."""
+    with _running() as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+
+@pytest.fixture(scope="session")
+def glyph_load() -> Any:
+    """Runs `glyph-load` with the given arguments."""
+
+    def run(*arguments: str) -> Outcome:
+        command = [sys.executable, "-m", "glyph_loadtest.cli", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run

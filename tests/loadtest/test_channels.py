@@ -1,0 +1,132 @@
+"""Requests over gRPC and REST, against servers that share no code with the channels."""
+
+import socket
+from collections.abc import Callable, Iterator
+
+import gevent
+import pytest
+from glyph_loadtest.channel import Channel, Reply, call
+from glyph_loadtest.payload import AnswerError, answered_labels, open_channel, payloads
+from glyph_loadtest.target import PayloadKind, Target, parse_address
+
+from tests.loadtest.conftest import KnownServer, StartServer
+
+PROTOCOLS = ["grpc", "rest"]
+OpenChannel = Callable[[Target], Channel]
+
+
+@pytest.fixture
+def open_to() -> Iterator[OpenChannel]:
+    opened: list[Channel] = []
+
+    def open_to(target: Target) -> Channel:
+        opened.append(open_channel(target))
+        return opened[-1]
+
+    yield open_to
+    for channel in opened:
+        channel.close()
+
+
+def _target(server: str, payload: PayloadKind = PayloadKind.UINT8, batch: int = 1, timeout: float = 10) -> Target:
+    address, rest = parse_address(server)
+    return Target(address, rest, payload=payload, batch=batch, timeout=timeout)
+
+
+def _ask_all(channel: Channel, requests: list[bytes]) -> list[Reply]:
+    greenlets = [gevent.spawn(call, channel, request) for request in requests]
+    gevent.joinall(greenlets, raise_error=True)
+    return [greenlet.value for greenlet in greenlets]
+
+
+@pytest.mark.parametrize("batch", [1, 30])
+@pytest.mark.parametrize("payload", PayloadKind)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_digits_are_recognised_in_every_form(
+    plain_server: KnownServer, open_to: OpenChannel, protocol: str, payload: PayloadKind, batch: int
+) -> None:
+    target = _target(plain_server.target(protocol), payload, batch)
+    asked = payloads(target)[:8]
+    replies = _ask_all(open_to(target), [one.request for one in asked])
+    for one, reply in zip(asked, replies, strict=True):
+        assert reply.error is None
+        assert answered_labels(target.rest, reply.body, batch) == list(one.labels)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_hundreds_of_requests_are_on_their_way_at_once(
+    start_server: StartServer, open_to: OpenChannel, protocol: str
+) -> None:
+    target = _target(start_server("--gather", "320").target(protocol))
+    replies = _ask_all(open_to(target), [payload.request for payload in payloads(target) * 5])
+    assert [reply.error for reply in replies] == [None] * 320
+
+
+@pytest.mark.parametrize(("protocol", "kind"), [("grpc", "RESOURCE_EXHAUSTED"), ("rest", "HTTP 429")])
+def test_an_error_keeps_the_servers_status_and_words(
+    start_server: StartServer, open_to: OpenChannel, protocol: str, kind: str
+) -> None:
+    target = _target(start_server("--error-every", "1").target(protocol))
+    error = call(open_to(target), payloads(target)[0].request).error
+    assert error is not None
+    assert (error.kind, error.message) == (kind, "Server Threadpool Exhausted")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_no_answer_in_time_is_an_error_and_the_channel_lives_on(
+    start_server: StartServer, open_to: OpenChannel, protocol: str
+) -> None:
+    target = _target(start_server("--delay", "3").target(protocol), timeout=0.2)
+    channel = open_to(target)
+    for _ in range(2):
+        error = call(channel, payloads(target)[0].request).error
+        assert error is not None
+        assert error.kind == "DEADLINE_EXCEEDED"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_server_that_dies_ends_every_request(start_server: StartServer, open_to: OpenChannel, protocol: str) -> None:
+    server = start_server("--delay", "5")
+    target = _target(server.target(protocol))
+    channel = open_to(target)
+    greenlets = [gevent.spawn(call, channel, payloads(target)[0].request) for _ in range(8)]
+    gevent.sleep(0.3)  # on their way
+    server.process.kill()
+    gevent.joinall(greenlets, timeout=4, raise_error=True)
+    assert [greenlet.value.error.kind for greenlet in greenlets] == ["NO CONNECTION"] * 8
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_port_where_nobody_listens(open_to: OpenChannel, scheme: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        target = _target(f"{scheme}://127.0.0.1:{unused.getsockname()[1]}")
+        error = call(open_to(target), payloads(target)[0].request).error
+    assert error is not None
+    assert (error.kind, "refused" in error.message) == ("NO CONNECTION", True)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_wrong_protocol_is_named(plain_server: KnownServer, open_to: OpenChannel, protocol: str) -> None:
+    port = plain_server.target(protocol).rsplit(":")[-1]
+    target = _target(f"{'grpc' if protocol == 'rest' else 'http'}://127.0.0.1:{port}", timeout=1)
+    assert call(open_to(target), payloads(target)[0].request).error is not None
+
+
+@pytest.mark.parametrize("rest", [False, True])
+@pytest.mark.parametrize("body", [b"", b"\xff\xff", b'{"predictions": []}', b'{"predictions": ["7", "7"]}'])
+def test_an_answer_without_the_labels_is_no_answer(rest: bool, body: bytes) -> None:
+    with pytest.raises(AnswerError):
+        answered_labels(rest, body, 1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"predictions": [{"label": "7", "probabilities": [1, 0]}]}',
+        b'{"predictions": [{"probabilities": [0, 0, 0, 0, 0, 0, 0, 1, 0, 0]}]}',
+        b'{"predictions": [[0.1, 0.1, 0, 0, 0, 0, 0, 0.8, 0, 0]]}',
+    ],
+)
+def test_a_label_or_else_the_best_score_is_the_answer(body: bytes) -> None:
+    assert answered_labels(True, body, 1) == ["7"]
