@@ -1,0 +1,74 @@
+"""The model card: what a published version is, for people."""
+
+from typing import Any
+
+from glyph_trainer.evaluate import SETS
+from glyph_trainer.trained import TrainingRecord
+
+_TEMPLATE = """# {name}: {recipe}
+
+A classifier of 28 x 28 grey images into {classes} classes ({labels}), trained with Glyph's recipe `{recipe}`.
+
+## How good it is
+
+| images | number | accuracy | 95 % interval | cross-entropy |
+|---|---|---|---|---|
+{metrics}
+
+The interval is Wilson's. It covers the chance of the draw of these images, not other handwriting: photographs, other
+pens and other cultures' digits are harder.
+
+## How to ask it
+
+* `serving_default` takes `image`, uint8 [N, 28, 28, 1], 0-255, white ink on black, and gives `probabilities`, float32
+  [N, {classes}], and `label`, string [N].
+* `image_bytes` takes `image_bytes`, string [N], the bytes of a PNG, JPEG, GIF or BMP of any size, and gives the same.
+* `classify` takes `inputs`, string [N], tf.Example with `image/encoded`, and gives `classes`, string [N, {classes}],
+  and `scores`, float32 [N, {classes}], best first.
+
+## How it came about
+
+* {images:,} training images, {epochs} epochs in {seconds:.0f} s, {parameters:,} parameters, seed {seed}.
+* Settings: {settings}.
+* Fingerprint of the data: `{fingerprint}`.
+* Software: {software}.
+
+It answers every picture with one of its classes, whatever the picture shows; it does not know that it does not know.
+"""
+
+
+def write_card(name: str, record: TrainingRecord, parameters: int) -> str:
+    """Write the model card.
+
+    Args:
+        name: of the model on the server.
+        record: how it came about.
+        parameters: how many weights it has.
+
+    Returns:
+        Markdown.
+    """
+    return _TEMPLATE.format(
+        name=name,
+        recipe=record.recipe,
+        classes=len(record.labels),
+        labels=", ".join(record.labels),
+        metrics="\n".join(_row(SETS.get(name, name), summary) for name, summary in record.metrics.items())
+        or "| none | | | | |",
+        images=record.images,
+        epochs=len(record.history),
+        seconds=record.seconds,
+        parameters=parameters,
+        seed=record.seed,
+        settings=", ".join(f"{key} {value}" for key, value in record.settings.items()),
+        fingerprint=record.data_fingerprint,
+        software=", ".join(f"{key} {value}" for key, value in record.software.items()),
+    )
+
+
+def _row(images: str, metrics: dict[str, Any]) -> str:
+    low, high = metrics["accuracy_95_percent_interval"]
+    return (
+        f"| {images} | {metrics['images']:,} | {metrics['accuracy']:.2%} | {low:.2%} to {high:.2%} "
+        f"| {metrics['cross_entropy']:.4f} |"
+    )

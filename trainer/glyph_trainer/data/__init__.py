@@ -1,0 +1,1 @@
+"""Where images come from: the MNIST files, the label.index.jpg folder, splits."""

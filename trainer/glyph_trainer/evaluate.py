@@ -1,0 +1,113 @@
+"""How good a model is, with honest bounds."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from glyph_trainer.data.dataset import Dataset
+
+Predictor = Callable[[tf.Tensor], tf.Tensor]
+"""From uint8 [N, 28, 28, 1] to probabilities float32 [N, K]: a Keras model, or a published version's signature."""
+
+HELD_OUT = "held_out"
+OFFICIAL = "official_test"
+SETS = {HELD_OUT: "images held out", OFFICIAL: "official test images"}
+"""The sets of images that a model is evaluated on, by their names in `metrics.json`."""
+
+_BATCH = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The answers of a model to labelled images.
+
+    Attributes:
+        names: the K names of the classes.
+        labels: int32 [N], the truth.
+        probabilities: float32 [N, K], the answers.
+    """
+
+    names: tuple[str, ...]
+    labels: NDArray[np.int32]
+    probabilities: NDArray[np.float32]
+
+    @property
+    def predictions(self) -> NDArray[np.intp]:
+        """The most probable class of each image, [N]."""
+        predictions: NDArray[np.intp] = np.argmax(self.probabilities, axis=1)
+        return predictions
+
+    @property
+    def right(self) -> int:
+        """How many answers are right."""
+        return int(np.count_nonzero(self.predictions == self.labels))
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers, 0 to 1."""
+        return self.right / len(self.labels)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy in nats."""
+        of_truth = self.probabilities[np.arange(len(self.labels)), self.labels]
+        return float(-np.log(np.maximum(of_truth, 1e-12)).mean())
+
+    def confusion(self) -> NDArray[np.int64]:
+        """Count truth against answer.
+
+        Returns:
+            int64 [K, K]; a row is a true class, a column an answer.
+        """
+        counts = np.zeros((len(self.names), len(self.names)), np.int64)
+        np.add.at(counts, (self.labels, self.predictions), 1)
+        return counts
+
+    def summary(self) -> dict[str, Any]:
+        """Sum up for `metrics.json`."""
+        low, high = wilson_interval(self.right, len(self.labels))
+        return {
+            "images": len(self.labels),
+            "right": self.right,
+            "accuracy": self.accuracy,
+            "accuracy_95_percent_interval": [low, high],
+            "cross_entropy": self.loss,
+        }
+
+
+def evaluate(predictor: Predictor, dataset: Dataset) -> Evaluation:
+    """Ask a model about labelled images.
+
+    Args:
+        predictor: the model.
+        dataset: the images, with the same classes as the model.
+
+    Returns:
+        its answers.
+    """
+    parts = (dataset.images[start : start + _BATCH] for start in range(0, len(dataset), _BATCH))
+    probabilities = np.concatenate([np.asarray(predictor(tf.constant(part))) for part in parts])
+    return Evaluation(dataset.names, dataset.labels, probabilities)
+
+
+def wilson_interval(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Bound the true accuracy, given how many of a sample are right (E. B. Wilson, 1927).
+
+    Args:
+        right: the number of right answers.
+        total: the number of answers, at least 1.
+        z: quantile of the normal distribution; the default is that of 95 %.
+
+    Returns:
+        the lower and the upper bound, 0 to 1.
+    """
+    share = right / total
+    scale = 1 + z**2 / total
+    centre = (share + z**2 / (2 * total)) / scale
+    margin = z / scale * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    return max(0.0, centre - margin), min(1.0, centre + margin)

@@ -1,0 +1,30 @@
+"""The recipes: what can be trained, and how.
+
+A recipe is a network and the way to train it. Each has a module of its own; the table is all that the commands know.
+"""
+
+from glyph_trainer.errors import TrainerError
+from glyph_trainer.recipes import deck
+from glyph_trainer.recipes.recipe import Recipe
+
+RECIPES = {recipe.name: recipe for recipe in (deck.RECIPE,)}
+
+__all__ = ["RECIPES", "Recipe", "find_recipe"]
+
+
+def find_recipe(name: str) -> Recipe:
+    """Look up a recipe.
+
+    Args:
+        name: what it is called.
+
+    Returns:
+        the recipe.
+
+    Raises:
+        TrainerError: there is none of that name.
+    """
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise TrainerError(f"there is no recipe {name!r}. Choose one of: {', '.join(RECIPES)}") from None

@@ -1,0 +1,93 @@
+"""The endpoints of a published model: the contract between the trainer and everyone who asks.
+
+| signature         | input                                      | outputs                                            |
+|-------------------|--------------------------------------------|----------------------------------------------------|
+| `serving_default` | `image` uint8 [N, 28, 28, 1]               | `probabilities` float32 [N, K], `label` string [N] |
+| `image_bytes`     | `image_bytes` string [N]                   | the same                                           |
+| `classify`        | `inputs` string [N], serialised tf.Example | `classes` string [N, K], `scores` float32 [N, K]   |
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from glyph_trainer.preprocess import preprocess_images
+
+IMAGE_SHAPE = (28, 28, 1)
+ENCODED_FEATURE = "image/encoded"
+"""The feature of a tf.Example that holds the bytes of the picture."""
+
+SIGNATURES = ("serving_default", "image_bytes", "classify")
+
+
+class ServingModule(tf.Module):  # type: ignore[misc]  # tensorflow has no type information
+    """A classifier of images, with the endpoints that TensorFlow Serving offers to its callers.
+
+    Every endpoint begins with `tf.ensure_shape`. The server does not compare a request with the signature's shape, and
+    a tensor of the wrong rank that reaches a oneDNN kernel aborts the whole process; the guard makes it an error of
+    that one request.
+    """
+
+    def __init__(self, model: keras.Model, labels: Sequence[str]) -> None:
+        """Wrap a model.
+
+        Args:
+            model: takes uint8 [N, 28, 28, 1] (scaling is its own affair), returns probabilities float32 [N, K]. A Keras
+                model: its variables are tracked and saved.
+            labels: the K names of the classes, in the order of the outputs.
+        """
+        super().__init__(name="glyph")
+        # Copies of the weights, called statelessly: the Keras model as an attribute would bring along its optimiser and
+        # a second copy of every weight, and loaders of TensorFlow 1's kind would restore only one of the two.
+        self.trainable = [tf.Variable(weight.value, name=weight.path) for weight in model.trainable_variables]
+        self.fixed = [tf.Variable(weight.value, name=weight.path) for weight in model.non_trainable_variables]
+
+        def forward(image: tf.Tensor) -> tf.Tensor:
+            return model.stateless_call(self.trainable, self.fixed, image, training=False)[0]
+
+        self._forward = forward
+        self.labels = tf.constant(list(labels), tf.string, name="labels")
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *IMAGE_SHAPE], tf.uint8, name="image")])  # type: ignore[untyped-decorator]
+    def serving_default(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Answer about images that are already 28 x 28, white ink on black."""
+        return self._answer(tf.ensure_shape(image, [None, *IMAGE_SHAPE]))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])  # type: ignore[untyped-decorator]
+    def image_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Answer about encoded pictures of any size."""
+        return self._answer(self._read(tf.ensure_shape(image_bytes, [None])))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])  # type: ignore[untyped-decorator]
+    def classify(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Answer the Classify API: every class and its score, best first."""
+        inputs = tf.ensure_shape(inputs, [None])
+        parsed = tf.io.parse_example(inputs, {ENCODED_FEATURE: tf.io.FixedLenFeature([], tf.string)})
+        probabilities = self._probabilities(self._read(parsed[ENCODED_FEATURE]))
+        scores, order = tf.math.top_k(probabilities, k=self.labels.shape[0], sorted=True)
+        return {"classes": tf.gather(self.labels, order), "scores": scores}
+
+    def _read(self, encoded: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(preprocess_images(encoded), [None, *IMAGE_SHAPE])
+
+    def _probabilities(self, image: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(self._forward(image), [None, self.labels.shape[0]])
+
+    def _answer(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        probabilities = self._probabilities(image)
+        label = tf.gather(self.labels, tf.argmax(probabilities, axis=-1))
+        return {"probabilities": probabilities, "label": label}
+
+
+def export(model: keras.Model, labels: Sequence[str], directory: Path) -> None:
+    """Write a SavedModel with the contract's signatures.
+
+    Args:
+        model: see `ServingModule`.
+        labels: the names of the classes.
+        directory: where `saved_model.pb` and `variables/` go.
+    """
+    module = ServingModule(model, labels)
+    tf.saved_model.save(module, str(directory), signatures={name: getattr(module, name) for name in SIGNATURES})

@@ -1,0 +1,127 @@
+"""Directories that appear whole or not at all.
+
+A directory is filled under a staging name beside its final one (hence on the same file system), everything in it is
+flushed to the disk, and one `rename()` makes it visible. Whatever stops the process before leaves at most the staging
+directory, which the next run clears. A staging directory in use is recognised by the lock that its owner holds on it:
+the kernel lets go of it when the owner ends, however it ends.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PREFIX = ".staging-"
+"""How staging names begin: not a number, so that no server takes one for a version."""
+
+
+@contextmanager
+def staging_directory(parent: Path) -> Iterator[Path]:
+    """Make a directory to fill, clear it away afterwards if it is still there.
+
+    Args:
+        parent: where the finished directory will go; made if missing. Dead staging directories in it are cleared.
+
+    Yields:
+        the staging directory, locked by this process. The caller renames it when it is whole.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    clear_dead(parent)
+    staging, lock = _make_locked(parent)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        os.close(lock)
+
+
+def clear_dead(parent: Path) -> list[Path]:
+    """Delete the staging directories whose owners no longer live.
+
+    Args:
+        parent: the directory to look in.
+
+    Returns:
+        what was deleted.
+    """
+    cleared = []
+    for candidate in sorted(parent.glob(f"{PREFIX}*")):
+        try:
+            lock = os.open(candidate, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:  # gone in the meantime, or somebody else's
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(candidate, ignore_errors=True)
+            cleared.append(candidate)
+        except BlockingIOError:  # its owner lives
+            pass
+        finally:
+            os.close(lock)
+    return cleared
+
+
+def flush_to_disk(directory: Path) -> None:
+    """Force a directory, and all that is in it, onto the disk.
+
+    Args:
+        directory: the root of the tree.
+
+    Raises:
+        OSError: the disk is full or failing.
+    """
+    for folder, _, files in os.walk(directory):
+        for name in files:
+            _fsync(Path(folder, name), os.O_RDONLY)
+        _fsync(Path(folder), os.O_RDONLY | os.O_DIRECTORY)
+
+
+def flush_entry(directory: Path) -> None:
+    """Force the names in a directory onto the disk, after a rename into it.
+
+    Args:
+        directory: where something was renamed to.
+    """
+    _fsync(directory, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is never seen half.
+
+    Args:
+        path: the file; what was there before is replaced.
+        content: what to write.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(content)
+        _fsync(temporary, os.O_RDONLY)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    flush_entry(path.parent)
+
+
+def _make_locked(parent: Path) -> tuple[Path, int]:
+    while True:
+        staging = parent / f"{PREFIX}{secrets.token_hex(8)}"
+        staging.mkdir(mode=0o755)
+        try:
+            lock = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # another run's clearing was faster than we were
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if staging.exists():
+            return staging, lock
+        os.close(lock)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
