@@ -73,15 +73,19 @@ def _grey(data: tf.Tensor) -> tf.Tensor:
             lambda: _pair(tf.cast(tf.io.extract_jpeg_shape(data), tf.int64)),
             lambda: (_big_endian(header[20:24]), _big_endian(header[16:20])),
             lambda: (_big_endian(header[9:7:-1]), _big_endian(header[7:5:-1])),
-            # A BMP is not compressed: it cannot claim more than it brings.
-            lambda: (tf.constant(1, tf.int64), tf.constant(1, tf.int64)),
+            # What is left must be a BMP, which is not compressed: it cannot claim more than it brings.
+            lambda: _pair(tf.constant([1, 1], tf.int64)),
         ],
     )
     fits = tf.debugging.Assert(
         height * width <= MAX_PIXELS,
         ["The image has too many pixels (limit, height, width):", MAX_PIXELS, height, width],
     )
-    with tf.control_dependencies([fits]):
+    known = tf.debugging.Assert(
+        (format_index < 3) | (tf.strings.substr(data, 0, 2) == b"BM"),
+        ["The bytes are no JPEG, PNG, GIF or BMP image. Received bytes:", tf.strings.length(data)],
+    )
+    with tf.control_dependencies([fits, known]):
         data = tf.identity(data)
     return tf.switch_case(
         format_index,
