@@ -126,7 +126,7 @@ def test_a_second_up_publishes_nothing_and_restarts_nothing(terminal: Any) -> No
 @pytest.mark.parametrize("target", ["serving:8500", "http://serving:8501"])
 def test_load_is_answered_without_a_failure(terminal: Any, target: str) -> None:
     done = compose(
-        "--profile=load", "run", "--rm", "--build", "loadtest", "run", target, "--users=4", "--time=4s", "--json"
+        "--profile", "load", "run", "--rm", "--build", "loadtest", environment=os.environ | {"LOAD_TARGET": target}
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
