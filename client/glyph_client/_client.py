@@ -1,0 +1,412 @@
+"""The two fronts: `Client` for threads, `AsyncClient` for asyncio, with the same parameters and methods."""
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Final, Generic, Self, cast
+
+from glyph_client._errors import CallError, InputError
+from glyph_client._flows import Attempt, Flow, Flows, Interceptor, Outcome, Pause, T, TransportT
+from glyph_client._pictures import Picture
+from glyph_client._retry import Deadline, Retry
+from glyph_client._transports import connect, split_targets
+from glyph_client._transports.base import TLS, Options, Transport
+from glyph_client._types import (
+    Array,
+    Class,
+    ClassifyRequest,
+    ClassifyResponse,
+    Example,
+    Model,
+    ModelConfig,
+    ModelSpec,
+    Prediction,
+    RegressRequest,
+    RegressResponse,
+    ReloadRequest,
+    Response,
+    Signature,
+    VersionStatus,
+)
+
+DEFAULT_TARGET: Final = "localhost:8500"
+DEFAULT_TIMEOUT: Final = 10.0
+BATCH_SIZE: Final = 64
+CONCURRENCY: Final = 4
+
+
+class _BaseClient(Generic[TransportT]):
+    """What both fronts are made with."""
+
+    def __init__(
+        self,
+        transports: Sequence[TransportT],
+        spec: ModelSpec,
+        timeout: float,
+        retry: Retry,
+        hedge_after: float | None,
+        interceptors: Sequence[Interceptor],
+    ) -> None:
+        if timeout <= 0:
+            raise InputError(f"a timeout is seconds above 0. Received: {timeout}.")
+        self._timeout = timeout
+        self._hedge_after = hedge_after
+        self._interceptors = tuple(interceptors)
+        self._flows: Flows[TransportT] = Flows(transports, spec, retry)
+        self._flows.choose(None, spec.version, spec.label)
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline(self._timeout if timeout is None else timeout)
+
+    def _hedge(self, attempt: Attempt[TransportT]) -> Attempt[TransportT]:
+        """The same attempt, if there is another replica on that."""
+        other = self._flows.replicas.pick([attempt.transport])
+        left = attempt.timeout - cast("float", self._hedge_after)
+        return Attempt(attempt.request, other, attempt.number, max(left, 0.001))
+
+    def _around(self, attempt: Attempt[TransportT]) -> ExitStack:
+        stack = ExitStack()
+        for interceptor in self._interceptors:
+            stack.enter_context(interceptor(attempt))
+        return stack
+
+
+def _options(
+    headers: Mapping[str, str], api_key: str | None, token: str | None, tls: TLS | None, *, compression: bool
+) -> Options:
+    secrets = {"x-api-key": api_key, "authorization": None if token is None else f"Bearer {token}"}
+    named = {name: value for name, value in secrets.items() if value is not None}
+    return Options({**headers, **named}, tls or TLS(), compression)
+
+
+class Client(_BaseClient[Transport]):
+    """Asks a model server; safe to use from several threads.
+
+    Example:
+        >>> with Client("localhost:8500") as client:
+        ...     client.predict("seven.png").label
+        '7'
+
+    Args:
+        target: `host:port` or `grpc://host:port`, `grpcs://`, `http://`, `https://`, or `dns:///name:port` for all
+            addresses of a name in turn. Several, separated by commas or as a list, are tried in order when one fails.
+        model: the model that calls ask unless they say otherwise.
+        version: the version they ask; the newest if neither this nor `label` is given.
+        label: the version label they ask, such as "stable".
+        timeout: seconds for a whole call, retries included.
+        retry: how failed calls are repeated.
+        hedge_after: seconds after which a second attempt is sent beside one that has not answered; None means never.
+        headers: sent with every request.
+        api_key: sent as `x-api-key`.
+        token: sent as `authorization: Bearer`.
+        tls: certificates for grpcs:// and https://.
+        compression: compress requests with gzip.
+        interceptors: each attempt runs inside the context manager that each of these makes of it.
+        transport: takes the place of `target`, for tests and unusual ways.
+
+    Raises:
+        TargetError: an address cannot be used.
+    """
+
+    def __init__(
+        self,
+        target: str | Sequence[str] = DEFAULT_TARGET,
+        *,
+        model: str = "digits",
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        retry: Retry = Retry(),  # noqa: B008 (a frozen value)
+        hedge_after: float | None = None,
+        headers: Mapping[str, str] = {},
+        api_key: str | None = None,
+        token: str | None = None,
+        tls: TLS | None = None,
+        compression: bool = False,
+        interceptors: Sequence[Interceptor] = (),
+        transport: Transport | None = None,
+    ) -> None:
+        options = _options(headers, api_key, token, tls, compression=compression)
+        transports = [transport] if transport else [connect(each, options) for each in split_targets(target)]
+        spec = ModelSpec(model, version, label)
+        super().__init__(transports, spec, timeout, retry, hedge_after, interceptors)
+        self._hedges = ThreadPoolExecutor(thread_name_prefix="glyph-hedge") if hedge_after is not None else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections; calls under way end with an error."""
+        for transport in self._flows.replicas.all:
+            transport.close()
+        if self._hedges:
+            self._hedges.shutdown(cancel_futures=True)
+
+    def predict(
+        self,
+        picture: Picture,
+        *,
+        server_side: bool = False,
+        explain: bool = False,
+        model: str | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> Prediction:
+        """Says what is drawn in a picture.
+
+        Args:
+            picture: a path, an image file's bytes, an open binary file, a PIL image or an array (see `preprocess`).
+            server_side: send the file's bytes and let the server preprocess them.
+            explain: keep the stages of preprocessing in the prediction's `explanation`.
+            model: another model than the client's.
+            version: another version.
+            label: another version label.
+            timeout: other seconds for the whole call.
+
+        Raises:
+            PictureError: the picture cannot be read, or has no ink.
+            CallError: the call failed.
+        """
+        spec = self._flows.choose(model, version, label)
+        deadline = self._deadline(timeout)
+        return self._run(self._flows.predict(picture, spec, deadline, server_side=server_side, explain=explain))
+
+    def predict_many(
+        self,
+        pictures: Iterable[Picture],
+        *,
+        server_side: bool = False,
+        batch_size: int = BATCH_SIZE,
+        concurrency: int = CONCURRENCY,
+        model: str | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[Outcome]:
+        """Says what is drawn in each of many pictures, in order.
+
+        Pictures are read ahead by `batch_size` times `concurrency` times 2 at most.
+
+        Args:
+            pictures: any iterable of pictures; an array [N, height, width] is one.
+            server_side: send the files' bytes and let the server preprocess them.
+            batch_size: pictures in one request.
+            concurrency: requests under way at once.
+            model: another model than the client's.
+            version: another version.
+            label: another version label.
+            timeout: other seconds for each request.
+
+        Yields:
+            A prediction, or the error of that one picture.
+
+        Raises:
+            CallError: a request failed for another reason than its pictures.
+        """
+        spec = self._flows.choose(model, version, label)
+        seconds = self._timeout if timeout is None else timeout
+        return self._predict_many(iter(pictures), spec, seconds, server_side, batch_size, concurrency)
+
+    def _predict_many(
+        self,
+        pictures: Iterator[Picture],
+        spec: ModelSpec,
+        timeout: float,
+        server_side: bool,
+        size: int,
+        concurrency: int,
+    ) -> Iterator[Outcome]:
+        pending: deque[Future[list[Outcome]]] = deque()
+        pool = ThreadPoolExecutor(concurrency, thread_name_prefix="glyph-batch")
+        try:
+            while group := list(itertools.islice(pictures, size)):
+                flow = self._flows.predict_group(group, spec, timeout, server_side=server_side)
+                pending.append(pool.submit(self._run, flow))
+                if len(pending) >= 2 * concurrency:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def call(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        signature: str | None = None,
+        model: str | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        output_filter: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> dict[str, Array]:
+        """Asks any model anything.
+
+        Args:
+            inputs: arrays, or nested lists, by input name.
+            signature: which endpoint; `serving_default` if not given.
+            model: another model than the client's.
+            version: another version.
+            label: another version label.
+            output_filter: the outputs wanted; all if empty.
+            timeout: other seconds for the whole call.
+
+        Returns:
+            Arrays by output name; strings are objects of type bytes.
+
+        Raises:
+            InputError: the inputs do not fit the signature.
+            CallError: the call failed.
+        """
+        spec = replace(self._flows.choose(model, version, label), signature=signature)
+        return self._run(self._flows.call(inputs, spec, output_filter, self._deadline(timeout))).outputs
+
+    def classify(
+        self,
+        examples: Sequence[Example],
+        *,
+        signature: str | None = None,
+        context: Example | None = None,
+        model: str | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> list[list[Class]]:
+        """Asks a signature whose method is classify about examples, each a mapping of features.
+
+        Returns:
+            For each example its classes with their scores.
+
+        Raises:
+            InputError: a feature is neither bytes, text nor numbers.
+            CallError: the call failed.
+        """
+        spec = replace(self._flows.choose(model, version, label), signature=signature)
+        request = ClassifyRequest(spec, examples, context)
+        return cast("ClassifyResponse", self._run(self._flows.exchange(request, self._deadline(timeout)))).results
+
+    def regress(
+        self,
+        examples: Sequence[Example],
+        *,
+        signature: str | None = None,
+        context: Example | None = None,
+        model: str | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> Array:
+        """Asks a signature whose method is regress about examples, each a mapping of features.
+
+        Returns:
+            float32 [N], one value for each example.
+
+        Raises:
+            InputError: a feature is neither bytes, text nor numbers.
+            CallError: the call failed.
+        """
+        spec = replace(self._flows.choose(model, version, label), signature=signature)
+        request = RegressRequest(spec, examples, context)
+        return cast("RegressResponse", self._run(self._flows.exchange(request, self._deadline(timeout)))).values
+
+    def status(self, model: str | None = None, *, timeout: float | None = None) -> list[VersionStatus]:
+        """The versions of a model and their states, newest first.
+
+        Raises:
+            NotFound: the server has no such model.
+            CallError: the call failed.
+        """
+        spec = replace(self._flows.choose(model, None, None), version=None, label=None)
+        return self._run(self._flows.status(spec, self._deadline(timeout)))
+
+    def metadata(
+        self,
+        model: str | None = None,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Signature]:
+        """The signatures of a model by name.
+
+        Raises:
+            CallError: the call failed.
+        """
+        spec = self._flows.choose(model, version, label)
+        return self._run(self._flows.metadata(spec, self._deadline(timeout))).signatures
+
+    def models(self, *names: str, timeout: float | None = None) -> list[Model]:
+        """Models with their versions and signatures; the client's own if none is named.
+
+        TensorFlow Serving has no call that lists its models, so they must be named.
+
+        Raises:
+            NotFound: the server has no such model.
+            CallError: the call failed.
+        """
+        return self._run(self._flows.models(names or (self._flows.spec.name,), self._deadline(timeout)))
+
+    def reload_config(self, models: Sequence[ModelConfig], *, timeout: float | None = None) -> None:
+        """Gives the server a new list of models in place of the old one (gRPC only); returns when they are loaded.
+
+        Raises:
+            CallError: the server refused it.
+        """
+        self._run(self._flows.exchange(ReloadRequest(models), self._deadline(timeout)))
+
+    def wait_until_available(self, timeout: float = 60.0) -> list[VersionStatus]:
+        """Waits until the client's model can answer.
+
+        Returns:
+            Its versions and their states, newest first.
+
+        Raises:
+            DeadlineExceeded: not within `timeout` seconds; says what was seen last.
+        """
+        return self._run(self._flows.wait_until_available(self._flows.spec, Deadline(timeout)))
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    outcome = self._perform(step)
+                except CallError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(outcome)
+        except StopIteration as stop:
+            return cast("T", stop.value)
+
+    def _perform(self, step: Attempt[Transport] | Pause) -> Response | None:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        return self._send_hedged(step) if self._hedges else self._send(step)
+
+    def _send(self, attempt: Attempt[Transport]) -> Response:
+        with self._around(attempt):
+            attempt.response = attempt.transport.send(attempt.request, timeout=attempt.timeout, headers=attempt.headers)
+        return attempt.response
+
+    def _send_hedged(self, attempt: Attempt[Transport]) -> Response:
+        hedges = cast("ThreadPoolExecutor", self._hedges)
+        first = hedges.submit(self._send, attempt)
+        if wait([first], timeout=self._hedge_after).done:
+            return first.result()
+        second = hedges.submit(self._send, self._hedge(attempt))
+        done, waiting = wait([first, second], return_when=FIRST_COMPLETED)
+        # The first to succeed counts; if the first to end has failed, so does what the other says.
+        winner = next((each for each in done if each.exception() is None), None) or next(iter(waiting or done))
+        return winner.result()

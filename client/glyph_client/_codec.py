@@ -1,0 +1,171 @@
+"""NumPy arrays to TensorProto and back, every TensorFlow type that NumPy can hold."""
+
+from typing import Any, Final
+
+import numpy as np
+
+from glyph_client._errors import InputError
+from glyph_client._types import Array
+from glyph_client.protos import serving_pb2 as pb
+
+# TensorFlow's name, its number, NumPy's type (in the wire's little-endian order) and the typed field.
+# NumPy has no bfloat16: it is read as float32, which holds every bfloat16, and written from ml_dtypes' arrays.
+_TYPES: Final = [
+    ("float32", pb.DT_FLOAT, "<f4", "float_val"),
+    ("float64", pb.DT_DOUBLE, "<f8", "double_val"),
+    ("int32", pb.DT_INT32, "<i4", "int_val"),
+    ("uint8", pb.DT_UINT8, "u1", "int_val"),
+    ("int16", pb.DT_INT16, "<i2", "int_val"),
+    ("int8", pb.DT_INT8, "i1", "int_val"),
+    ("complex64", pb.DT_COMPLEX64, "<c8", "scomplex_val"),
+    ("int64", pb.DT_INT64, "<i8", "int64_val"),
+    ("bool", pb.DT_BOOL, "?", "bool_val"),
+    ("uint16", pb.DT_UINT16, "<u2", "int_val"),
+    ("complex128", pb.DT_COMPLEX128, "<c16", "dcomplex_val"),
+    ("float16", pb.DT_HALF, "<f2", "half_val"),
+    ("uint32", pb.DT_UINT32, "<u4", "uint32_val"),
+    ("uint64", pb.DT_UINT64, "<u8", "uint64_val"),
+    ("bfloat16", pb.DT_BFLOAT16, "<u2", "half_val"),
+    ("qint8", pb.DT_QINT8, "i1", "int_val"),
+    ("quint8", pb.DT_QUINT8, "u1", "int_val"),
+    ("qint32", pb.DT_QINT32, "<i4", "int_val"),
+    ("qint16", pb.DT_QINT16, "<i2", "int_val"),
+    ("quint16", pb.DT_QUINT16, "<u2", "int_val"),
+]
+_BY_NUMBER: Final[dict[int, tuple[str, np.dtype[Any], str]]] = {
+    number: (name, np.dtype(dtype), field) for name, number, dtype, field in _TYPES
+}
+_BY_NAME: Final = {name: number for name, number, *_ in _TYPES}
+_RAW_BITS: Final = {pb.DT_HALF, pb.DT_BFLOAT16}
+
+
+def dtype_name(number: int) -> str:
+    """TensorFlow's name of a data type, such as "float32"; "type N" for one this package does not know."""
+    if number == pb.DT_STRING:
+        return "string"
+    return _BY_NUMBER[number][0] if number in _BY_NUMBER else f"type {number}"
+
+
+def array_dtype_name(array: Array) -> str:
+    """TensorFlow's name of the data type that an array is sent as."""
+    return "string" if array.dtype.kind in "OSU" else array.dtype.name
+
+
+def as_array(value: Any, dtype: str | None = None) -> Array:
+    """An array of anything array-like.
+
+    Args:
+        value: arrays keep their type; Python's numbers take the type asked for, else float32 or, where they fit,
+            int32, as in TensorFlow.
+        dtype: TensorFlow's name of the type that Python's numbers become.
+
+    Raises:
+        InputError: nothing that makes an array.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value)
+    try:
+        array = np.asarray(value)
+        if dtype in _BY_NAME and array.dtype.kind in "biuf":
+            number = _BY_NAME[dtype]
+            return np.asarray(value, np.float32 if number == pb.DT_BFLOAT16 else _BY_NUMBER[number][1])
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"an input must be an array or nested lists of one shape ({error}).") from error
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    if array.dtype == np.int64 and array.size and array.min() >= -(2**31) and array.max() < 2**31:
+        return array.astype(np.int32)
+    return array
+
+
+def encode(array: Array) -> pb.TensorProto:
+    """An array as a TensorProto.
+
+    Args:
+        array: of any shape. Strings are bytes or str, in arrays of type S, U or object.
+
+    Raises:
+        InputError: TensorFlow has no such type, or an object is no string.
+    """
+    dtype = array.dtype
+    if dtype.kind in "OSU":
+        return _fill(pb.TensorProto(dtype=pb.DT_STRING, string_val=[_as_bytes(item) for item in array.flat]), array)
+    number = _BY_NAME.get(dtype.name)
+    if number is None:
+        raise InputError(
+            f"an array of type {dtype} cannot be sent. Received: shape {list(array.shape)}. "
+            f"Convert it to one of: string, {', '.join(_BY_NAME)}."
+        )
+    little = array if dtype.byteorder != ">" else array.astype(dtype.newbyteorder("<"))
+    return _fill(pb.TensorProto(dtype=number, tensor_content=little.tobytes()), array)
+
+
+def _fill(tensor: pb.TensorProto, array: Array) -> pb.TensorProto:
+    dim = tensor.tensor_shape.dim
+    for size in array.shape:
+        dim.add().size = size
+    if not array.shape:
+        tensor.tensor_shape.SetInParent()
+    return tensor
+
+
+def _as_bytes(item: object) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, str):
+        return item.encode()
+    raise InputError(f"an array of objects must hold bytes or str only. Received: {item!r:.100}")
+
+
+def decode(tensor: pb.TensorProto) -> Array:
+    """A TensorProto as an array, from its content or from its typed field.
+
+    As in TensorFlow, a typed field with too few values repeats its last one, and an empty one means zeros.
+
+    Returns:
+        The array; strings as objects of type bytes, bfloat16 widened to float32.
+
+    Raises:
+        ValueError: the tensor contradicts itself, or NumPy has no such type.
+    """
+    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    if tensor.dtype == pb.DT_STRING:
+        strings = np.empty(_count(shape), object)
+        strings[:] = _repeat_last(list(tensor.string_val), strings.size, b"")
+        return strings.reshape(shape)
+    if tensor.dtype not in _BY_NUMBER:
+        raise ValueError(f"NumPy has no array for a tensor of {dtype_name(tensor.dtype)}")
+    _, dtype, field = _BY_NUMBER[tensor.dtype]
+    if tensor.tensor_content:
+        flat = np.frombuffer(tensor.tensor_content, dtype)
+    else:
+        flat = _typed(getattr(tensor, field), dtype, _count(shape), raw_bits=tensor.dtype in _RAW_BITS)
+    if flat.size != _count(shape):
+        raise ValueError(f"a tensor of shape {list(shape)} cannot hold {flat.size} values")
+    if tensor.dtype == pb.DT_BFLOAT16:
+        flat = (flat.astype(np.uint32) << 16).view(np.float32)
+    return flat.reshape(shape)
+
+
+def _typed(values: Any, dtype: np.dtype[Any], count: int, *, raw_bits: bool) -> Array:
+    if raw_bits:
+        flat = np.array(values, np.uint16).view(dtype)
+    elif dtype.kind == "c":
+        flat = np.array(values, f"<f{dtype.itemsize // 2}").view(dtype)
+    else:
+        flat = np.array(values, dtype)
+    if 0 < flat.size < count:
+        return np.concatenate([flat, np.full(count - flat.size, flat[-1])])
+    return flat if flat.size else np.zeros(count, dtype)
+
+
+def _repeat_last(values: list[bytes], count: int, empty: bytes) -> list[bytes]:
+    if len(values) > count:
+        raise ValueError(f"a tensor of {count} strings cannot hold {len(values)}")
+    return values + [values[-1] if values else empty] * (count - len(values))
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    if any(size < 0 for size in shape):
+        raise ValueError(f"a tensor cannot have the shape {list(shape)}")
+    return int(np.prod(shape, dtype=np.int64))

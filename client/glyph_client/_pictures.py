@@ -1,0 +1,132 @@
+"""Whatever a user holds in hand, as an opened picture."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from glyph_client._errors import AmbiguousPicture, PictureError, PictureTooLarge
+
+Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[Any]
+
+MAX_PIXELS = 89_478_485
+"""Pictures with more pixels are refused before they are decoded: Pillow's own limit against decompression bombs."""
+
+_DARK = 24.0  # A picture whose brightest value is below this, of 255, cannot hold ink.
+
+
+def name_of(picture: Picture) -> str:
+    """How messages call a picture."""
+    if isinstance(picture, str | os.PathLike):
+        return str(picture)
+    if isinstance(picture, np.ndarray):
+        return f"array {picture.dtype} {list(picture.shape)}"
+    return str(getattr(picture, "name", "") or type(picture).__name__)
+
+
+def open_picture(picture: Picture) -> Image.Image:
+    """Opens a picture, its first frame, and decodes it.
+
+    Args:
+        picture: a path; the bytes of an image file; an open binary file; a PIL image; or an array [height, width] or
+            [height, width, 1 | 3 | 4] of uint8 0-255, of bool, of other integers 0-255, or of floats. Floats are 0 to
+            1 if none is above 1, and 0 to 255 if the greatest is at least 24; between the two lies an error.
+
+    Raises:
+        PictureError: it is no picture that can be read.
+        AmbiguousPicture: an array that could mean two things.
+        PictureTooLarge: it has more than 89,478,485 pixels.
+    """
+    if isinstance(picture, np.ndarray):
+        return _from_array(picture)
+    if isinstance(picture, Image.Image):
+        return _decoded(picture, name_of(picture))
+    try:
+        data = read_bytes(picture)
+        image = Image.open(io.BytesIO(data))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise PictureTooLarge(f"{name_of(picture)}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            f"{name_of(picture)}: no image that can be read. Received: {len(data):,} bytes that begin with "
+            f"{bytes(data[:8])!r}. Give a PNG, JPEG or another format that Pillow reads."
+        ) from error
+    return _decoded(image, name_of(picture))
+
+
+def read_bytes(picture: Picture) -> bytes:
+    """The bytes of an image file, not decoded.
+
+    Raises:
+        PictureError: there is no such file, or the picture is not a file.
+    """
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return bytes(picture)
+    if isinstance(picture, str | os.PathLike):
+        try:
+            return Path(picture).read_bytes()
+        except OSError as error:
+            raise PictureError(f"{picture}: {error.strerror or error}. Give the path of an image file.") from error
+    if hasattr(picture, "read"):
+        data = picture.read()
+        if isinstance(data, bytes):
+            return data
+        raise PictureError("a picture's file must be open in binary mode. Received: text. Open it with mode 'rb'.")
+    raise PictureError(
+        f"no picture that can be read. Received: {type(picture).__name__}. "
+        "Give a path, bytes, a binary file, a PIL image or a NumPy array."
+    )
+
+
+def _decoded(image: Image.Image, name: str) -> Image.Image:
+    if image.width * image.height > MAX_PIXELS:
+        raise PictureTooLarge(
+            f"{name}: too many pixels. Received: {image.width:,} x {image.height:,} (limit {MAX_PIXELS:,}). Shrink it."
+        )
+    if not image.width or not image.height:
+        raise PictureError(f"{name}: the picture is empty. Received: {image.width} x {image.height} pixels.")
+    try:
+        image.load()
+    except Exception as error:  # Pillow's decoders raise whatever a broken file drives them to.
+        raise PictureError(f"{name}: the image is damaged and cannot be decoded ({error}).") from error
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in {"I", "F"}:
+        return _from_array(np.asarray(image))
+    return image
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    if array.ndim not in {2, 3} or (array.ndim == 3 and array.shape[2] not in {1, 3, 4}):
+        advice = "Give [height, width] or [height, width, 1 | 3 | 4]; a batch goes to predict_many."
+        raise PictureError(f"an array of this shape is no picture. Received: {list(array.shape)}. {advice}")
+    if not array.size:
+        raise PictureError(f"the picture is empty. Received: an array of shape {list(array.shape)}.")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise PictureTooLarge(f"too many pixels. Received: {list(array.shape)} (limit {MAX_PIXELS:,}). Shrink it.")
+    values = _as_uint8(array)
+    return Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[2:] == (1,) else values))
+
+
+def _as_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array * np.uint8(255)
+    if array.dtype.kind not in "iuf":
+        raise PictureError(f"an array of type {array.dtype} is no picture. Give uint8, or floats from 0 to 1.")
+    low, high = float(array.min()), float(array.max())
+    received = f"Received: {array.dtype} from {low:g} to {high:g}"
+    if not (low >= 0.0 and high <= 255.0):  # NaN lands here as well.
+        raise PictureError(f"an array's values must lie between 0 and 255, or 0 and 1. {received}.")
+    if array.dtype.kind != "f" and high > 1:
+        return array.astype(np.uint8)
+    if array.dtype.kind == "f" and high <= 1.0:
+        return np.floor(array * 255.0 + 0.5).astype(np.uint8)
+    if array.dtype.kind == "f" and high >= _DARK:
+        return np.floor(array + 0.5).astype(np.uint8)
+    raise AmbiguousPicture(f"the array could mean 0 to 1 or 0 to 255. {received}. Give uint8, or floats from 0 to 1.")

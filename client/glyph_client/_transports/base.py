@@ -1,0 +1,71 @@
+"""What carries a request to a server: one interface, so that users can inject their own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from glyph_client._types import Request, Response
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """How grpcs:// and https:// connections are secured; nothing given means the system's authorities.
+
+    Attributes:
+        ca: PEM file of the authorities to trust.
+        certificate: PEM file of the client's certificate, for mutual TLS; needs `key`.
+        key: PEM file of its private key.
+    """
+
+    ca: Path | str | None = None
+    certificate: Path | str | None = None
+    key: Path | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What all transports are built with.
+
+    Attributes:
+        headers: sent with every request; gRPC calls them metadata.
+        tls: certificates.
+        compression: whether requests are compressed with gzip.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    tls: TLS = field(default_factory=TLS)
+    compression: bool = False
+
+
+class Transport(Protocol):
+    """Sends requests and waits. Must be safe to use from several threads."""
+
+    target: str
+
+    def send(self, request: Request, *, timeout: float, headers: Mapping[str, str]) -> Response:
+        """Sends a request and returns the response of the same kind.
+
+        Args:
+            request: what to ask.
+            timeout: seconds until the answer must be there.
+            headers: additional headers for this request.
+
+        Raises:
+            CallError: no answer, or an error as answer. Make it with `call_error`.
+        """
+
+    def close(self) -> None:
+        """Closes the connections."""
+
+
+class AsyncTransport(Protocol):
+    """The same for asyncio."""
+
+    target: str
+
+    async def send(self, request: Request, *, timeout: float, headers: Mapping[str, str]) -> Response:
+        """As `Transport.send`."""
+
+    async def close(self) -> None:
+        """Closes the connections."""

@@ -1,0 +1,106 @@
+"""TensorFlow Serving over REST."""
+
+import gzip
+import ssl
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx
+
+from glyph_client import _json
+from glyph_client._errors import CallError, TargetError, call_error
+from glyph_client._transports.base import TLS, Options
+from glyph_client._types import Request, Response
+
+_LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=60.0)
+
+
+class RestTransport:
+    """A pool of HTTP connections to one server."""
+
+    def __init__(self, target: str, *, options: Options) -> None:
+        self.target = target
+        self._compression = options.compression
+        self._client = httpx.Client(
+            base_url=target, headers=dict(options.headers), verify=_ssl_context(target, options.tls), limits=_LIMITS
+        )
+
+    def send(self, request: Request, *, timeout: float, headers: Mapping[str, str]) -> Response:
+        """Sends a request and returns its response (see `Transport.send`)."""
+        method, path, body = _json.encode(request)
+        content = _content(body, compression=self._compression, headers=headers)
+        end = time.monotonic() + timeout
+        try:
+            with self._client.stream(method, path, **content, timeout=timeout) as answer:
+                received = bytearray()
+                for chunk in answer.iter_bytes():
+                    received += chunk
+                    if time.monotonic() > end:
+                        raise httpx.ReadTimeout("the answer trickled in too slowly")
+        except (httpx.HTTPError, RuntimeError) as error:
+            raise _error(error) from error
+        return _json.decode(request, answer.status_code, bytes(received), retry_after=answer.headers.get("retry-after"))
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._client.close()
+
+
+class AsyncRestTransport:
+    """The same for asyncio."""
+
+    def __init__(self, target: str, *, options: Options) -> None:
+        self.target = target
+        self._compression = options.compression
+        self._client = httpx.AsyncClient(
+            base_url=target, headers=dict(options.headers), verify=_ssl_context(target, options.tls), limits=_LIMITS
+        )
+
+    async def send(self, request: Request, *, timeout: float, headers: Mapping[str, str]) -> Response:
+        """Sends a request and returns its response (see `Transport.send`)."""
+        method, path, body = _json.encode(request)
+        content = _content(body, compression=self._compression, headers=headers)
+        end = time.monotonic() + timeout
+        try:
+            async with self._client.stream(method, path, **content, timeout=timeout) as answer:
+                received = bytearray()
+                async for chunk in answer.aiter_bytes():
+                    received += chunk
+                    if time.monotonic() > end:
+                        raise httpx.ReadTimeout("the answer trickled in too slowly")
+        except (httpx.HTTPError, RuntimeError) as error:
+            raise _error(error) from error
+        return _json.decode(request, answer.status_code, bytes(received), retry_after=answer.headers.get("retry-after"))
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()
+
+
+def _content(body: bytes | None, *, compression: bool, headers: Mapping[str, str]) -> dict[str, Any]:
+    if body is None:
+        return {"headers": dict(headers)}
+    encoding = {"Content-Encoding": "gzip"} if compression else {}
+    content = gzip.compress(body, compresslevel=1) if compression else body
+    return {"content": content, "headers": {**headers, **encoding, "Content-Type": "application/json"}}
+
+
+def _error(error: Exception) -> CallError:
+    if isinstance(error, httpx.TimeoutException):
+        return call_error("DEADLINE_EXCEEDED", str(error) or type(error).__name__)
+    if isinstance(error, RuntimeError):  # httpx's word for a client that was closed.
+        return call_error("CANCELLED", "the client was closed")
+    return call_error("UNAVAILABLE", str(error) or type(error).__name__)
+
+
+def _ssl_context(target: str, tls: TLS) -> ssl.SSLContext | bool:
+    if not target.startswith("https"):
+        return False
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+        if tls.certificate is not None:
+            context.load_cert_chain(tls.certificate, tls.key)
+    except OSError as error:  # ssl.SSLError is one.
+        raise TargetError(f"the certificates cannot be read ({error}). Received: {tls}. Give PEM files.") from error
+    return context

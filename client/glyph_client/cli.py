@@ -1,0 +1,199 @@
+"""The command `glyph`: ask a model server from the shell."""
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from glyph_client._client import DEFAULT_TARGET, DEFAULT_TIMEOUT, Client
+from glyph_client._errors import (
+    CallError,
+    DeadlineExceeded,
+    GlyphError,
+    Overloaded,
+    PictureError,
+    Unavailable,
+)
+from glyph_client._flows import Outcome
+from glyph_client._types import Prediction
+
+USAGE, PICTURES, NO_ANSWER, REFUSED, INTERRUPTED = 2, 3, 4, 5, 130
+_BAR: Final = 20
+_EXITS: Final = f"""exit codes:
+  0  every question is answered
+  {USAGE}  the command line, or an address, is wrong
+  {PICTURES}  at least one picture cannot be read (the others are answered)
+  {NO_ANSWER}  no answer: nobody there, no time left, or too much load
+  {REFUSED}  the server refused, or failed
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Returns:
+        The exit code (see `glyph --help`).
+    """
+    options = _parser().parse_args(arguments)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Such a picture is refused with a message.
+    try:
+        with Client(options.server, model=options.model, version=options.version, timeout=options.timeout) as client:
+            return int(options.run(client, options))
+    except CallError as error:
+        print(f"glyph: error: {error}", file=sys.stderr)
+        return NO_ANSWER if isinstance(error, Unavailable | DeadlineExceeded | Overloaded) else REFUSED
+    except PictureError as error:
+        print(f"glyph: error: {error}", file=sys.stderr)
+        return PICTURES
+    except GlyphError as error:
+        print(f"glyph: error: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("glyph: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read this has gone: there is nothing more to say, not even while closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    server = os.environ.get("GLYPH_SERVER", DEFAULT_TARGET)
+    common.add_argument(
+        "--server",
+        default=server,
+        metavar="URL",
+        help="host:port, grpc://, grpcs://, http:// or https:// (from GLYPH_SERVER; now %(default)s)",
+    )
+    common.add_argument("--model", default="digits", help="the model to ask (%(default)s)")
+    common.add_argument("--version", type=int, help="its version (the newest)")
+    common.add_argument(
+        "--timeout", type=float, default=DEFAULT_TIMEOUT, metavar="SECONDS", help="for each call (%(default)g)"
+    )
+    common.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
+
+    parser = argparse.ArgumentParser(
+        prog="glyph",
+        description="Ask a model server what is drawn in pictures.",
+        epilog=_EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    predict = commands.add_parser("predict", parents=[common], help="say what is drawn in each picture")
+    predict.add_argument("files", nargs="+", metavar="FILE", help="a picture; - reads one from standard input")
+    predict.add_argument("--top", type=int, default=1, metavar="K", help="show the K most probable answers")
+    predict.add_argument("--truth", action="store_true", help="compare with file names such as 7.0001.png")
+    predict.add_argument("--server-side", action="store_true", help="let the server preprocess the files")
+    predict.set_defaults(run=_predict)
+    status = commands.add_parser("status", parents=[common], help="show the versions of a model and their states")
+    status.set_defaults(run=_status)
+    return parser
+
+
+def _predict(client: Client, options: argparse.Namespace) -> int:
+    if options.top < 1:
+        print(f"glyph predict: error: --top is a number from 1. Received: {options.top}.", file=sys.stderr)
+        return USAGE
+    names = ["standard input" if file == "-" else file for file in options.files]
+    pictures: Iterator[str | bytes] = (sys.stdin.buffer.read() if file == "-" else file for file in options.files)
+    outcomes = client.predict_many(pictures, server_side=options.server_side)
+    table = _Table(names, top=options.top, truth=options.truth, as_json=options.json)
+    for name, outcome in zip(names, outcomes, strict=True):
+        table.add(name, outcome)
+    table.finish()
+    return PICTURES if table.failed else 0
+
+
+class _Table:
+    """Predictions, line by line as they come."""
+
+    def __init__(self, names: Sequence[str], *, top: int, truth: bool, as_json: bool) -> None:
+        self.failed = 0
+        self._right, self._known = 0, 0
+        self._top, self._truth, self._json = top, truth, as_json
+        self._width = max(len("picture"), *(len(name) for name in names))
+        self._total, self._done = len(names), 0
+        self._progress = sys.stderr.isatty() and not sys.stdout.isatty()
+        unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+        self._full, self._empty = ("█", "░") if unicode else ("#", ".")
+        if not as_json:
+            heading = f"{'picture':{self._width}}  answer  {'confidence':{_BAR + 8}}"
+            print(f"{heading}  truth" if truth else heading.rstrip())
+
+    def add(self, name: str, outcome: Outcome) -> None:
+        """One picture and its outcome."""
+        self._done += 1
+        truth = _truth(name) if self._truth else None
+        if isinstance(outcome, Prediction):
+            if truth is not None:
+                self._known += 1
+                self._right += outcome.label == truth
+            print(self._json_line(name, outcome, truth) if self._json else self._line(name, outcome, truth))
+        else:
+            self.failed += 1
+            if self._json:
+                print(json.dumps({"picture": name, "error": str(outcome)}))
+            message = str(outcome) if name in str(outcome) else f"{name}: {outcome}"
+            print(f"glyph: error: {message}", file=sys.stderr)
+        if self._progress:
+            print(f"\r{self._done}/{self._total}", end="\n" if self._done == self._total else "", file=sys.stderr)
+
+    def finish(self) -> None:
+        """The last line: how many were right."""
+        if not self._truth:
+            return
+        accuracy = self._right / self._known if self._known else 0.0
+        if self._json:
+            print(json.dumps({"right": self._right, "known": self._known, "accuracy": accuracy}))
+        elif self._known:
+            print(f"{self._right} of {self._known} right ({accuracy:.2%})")
+        else:
+            print("no file name tells the truth: they would look like 7.0001.png")
+
+    def _line(self, name: str, prediction: Prediction, truth: str | None) -> str:
+        lines: list[str] = []
+        for label, probability in prediction.top(self._top):
+            filled = round(probability * _BAR)
+            bar = self._full * filled + self._empty * (_BAR - filled)
+            lines.append(f"{'' if lines else name:{self._width}}  {label:6}  {bar} {probability:7.2%}")
+        if self._truth:
+            lines[0] += f"  {'?' if truth is None else truth}{'' if truth in (None, prediction.label) else '  wrong'}"
+        return "\n".join(lines)
+
+    def _json_line(self, name: str, prediction: Prediction, truth: str | None) -> str:
+        line = {
+            "picture": name,
+            "label": prediction.label,
+            "confidence": round(prediction.confidence, 6),
+            "model": prediction.model,
+            "version": prediction.version,
+        }
+        if self._top > 1:
+            line["top"] = [[label, round(probability, 6)] for label, probability in prediction.top(self._top)]
+        if self._truth:
+            line["truth"] = truth
+        return json.dumps(line)
+
+
+def _truth(name: str) -> str | None:
+    """The label of a file named label.index.ext."""
+    parts = Path(name).name.split(".")
+    return parts[0] if len(parts) == 3 and parts[0] and parts[1].isdigit() else None
+
+
+def _status(client: Client, options: argparse.Namespace) -> int:
+    for each in client.status():
+        if options.json:
+            error = {"error": f"{each.error_code}: {each.error_message}"} if each.error_code != "OK" else {}
+            print(json.dumps({"model": options.model, "version": each.version, "state": each.state, **error}))
+        else:
+            error_text = f"  {each.error_code}: {each.error_message}" if each.error_code != "OK" else ""
+            print(f"{options.model}  version {each.version}  {each.state}{error_text}")
+    return 0
