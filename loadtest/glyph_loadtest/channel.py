@@ -37,7 +37,7 @@ class Reply(NamedTuple):
     at: float
 
 
-Done = Callable[[Reply], None]
+Done = Callable[[Reply], object]
 
 
 class Channel(Protocol):

@@ -13,15 +13,18 @@ import gevent
 # Locust's import patches the standard library for gevent; everything below relies on it.
 import locust  # noqa: F401
 
+from glyph_loadtest.arrival import Arrivals
 from glyph_loadtest.channel import NO_CONNECTION, CallError
+from glyph_loadtest.generator import INTERRUPTED, Generator, WorkersError, probe
 from glyph_loadtest.measurement import Second
-from glyph_loadtest.options import add_request_options, duration, positive
+from glyph_loadtest.options import add_arrivals, add_request_options, duration, positive, rate
 from glyph_loadtest.payload import AnswerError
-from glyph_loadtest.report import Run, as_dict, summarise, table
-from glyph_loadtest.run import Plan, probe, run
+from glyph_loadtest.plan import Plan
+from glyph_loadtest.result import Run, as_dict, summarise, table
+from glyph_loadtest.shapes import SHAPES
 from glyph_loadtest.target import PayloadKind, Target, TargetError, parse_address
 
-FAILURES, UNUSABLE, INTERRUPTED = 1, 2, 130
+EXIT_FAILURES, EXIT_UNUSABLE, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 class _StopError(Exception):
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 when all is well, 1 when requests failed or none was answered, 2 when the target cannot be
-        used, 130 after Ctrl-C.
+        used, 3 when the generator was the limit, 130 after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     _interrupt_main_greenlet()
@@ -41,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.command(options)
     except KeyboardInterrupt:
         print("glyph-load: interrupted before anything was measured", file=sys.stderr)
-        return INTERRUPTED
-    except (TargetError, _StopError, OSError) as error:
+        return EXIT_INTERRUPTED
+    except (TargetError, WorkersError, _StopError, OSError) as error:
         print(f"glyph-load: error: {error}", file=sys.stderr)
-        return UNUSABLE
+        return EXIT_UNUSABLE
     return code
 
 
@@ -61,10 +64,27 @@ def _parser() -> argparse.ArgumentParser:
     run_parser = commands.add_parser("run", help="load a server and report throughput, latency and failures")
     run_parser.set_defaults(command=_run)
     _add_target(run_parser)
-    run_parser.add_argument("--users", type=positive, default=8, metavar="N", help="how many ask at once (default: 8)")
-    run_parser.add_argument("--time", type=duration, default=10.0, metavar="TIME", help="how long (default: 10s)")
-    run_parser.add_argument(
+    load = run_parser.add_argument_group("load")
+    level = load.add_mutually_exclusive_group()
+    level.add_argument(
+        "--users", type=positive, default=8, metavar="N", help="closed loop: how many ask at once (default: 8)"
+    )
+    level.add_argument(
+        "--rate", type=rate, metavar="RATE", help="open loop: requests due in a second, however long answers take"
+    )
+    add_arrivals(load)
+    load.add_argument(
+        "--shape",
+        choices=list(SHAPES),
+        default="constant",
+        help="; ".join(f"{shape.name}: {shape.meaning}" for shape in SHAPES.values()),
+    )
+    load.add_argument("--time", type=duration, default=10.0, metavar="TIME", help="how long (default: 10s)")
+    load.add_argument(
         "--warm-up", type=duration, default=1.0, metavar="TIME", help="load before that does not count (default: 1s)"
+    )
+    load.add_argument(
+        "--workers", type=positive, default=1, metavar="N", help="processes that share the load (default: 1)"
     )
     run_parser.add_argument("--json", action="store_true", help="print the result as JSON")
     run_parser.add_argument("--save", type=Path, metavar="FILE", help="also write the result, as JSON, to a file")
@@ -100,19 +120,29 @@ def _probe(target: Target) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    target = _target(options)
-    if options.time < 1:
-        raise _StopError(f"--time is at least 1s. Received: {options.time:g}s")
+    target, plan = _target(options), _plan(options)
     if options.save is not None and not options.save.parent.is_dir():
         raise _StopError(f"--save: there is no folder {options.save.parent}")
     _probe(target)
-    plan = Plan(options.users, round(options.time), round(options.warm_up), options.check_share)
-    print(f"{target}: {plan}, {plan.seconds} s after {plan.warm_up} s of warm-up", file=sys.stderr)
-    result = run(target, plan, _show)
+    with Generator(options.workers) as generator:
+        print(f"{target}: {plan}, {plan.seconds} s after {plan.warm_up} s of warm-up", file=sys.stderr)
+        result = generator.run(target, plan, _show)
     if options.save is not None:
         _save(result, options.save)
-    print(json.dumps(as_dict(result)) if options.json else table(result))
+    if options.json:
+        print(json.dumps(as_dict(result)))
+    elif summarise(result).refused is None:
+        print(table(result))
     return _verdict(result)
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    if options.time < 1:
+        raise _StopError(f"--time is at least 1s. Received: {options.time:g}s")
+    seconds, warm_up, shape = round(options.time), round(options.warm_up), SHAPES[options.shape]
+    if options.rate is None:
+        return Plan(options.users, seconds, warm_up, None, shape, options.check_share)
+    return Plan(options.rate, seconds, warm_up, Arrivals(options.arrivals), shape, options.check_share)
 
 
 def _show(number: int, second: Second) -> None:
@@ -137,14 +167,18 @@ def _verdict(result: Run) -> int:
     summary = summarise(result)
     if result.cut_short is not None:
         print(f"glyph-load: {result.cut_short}; measured until then: {summary.seconds} s", file=sys.stderr)
-    if result.cut_short == "interrupted":
-        return INTERRUPTED
+    if summary.refused is not None:
+        print(f"glyph-load: error: no figures, for {summary.refused}", file=sys.stderr)
+    if result.cut_short == INTERRUPTED:
+        return EXIT_INTERRUPTED
+    if summary.refused is not None:
+        return EXIT_REFUSED
     if summary.requests == 0:
         print("glyph-load: error: no request was answered", file=sys.stderr)
-        return FAILURES
+        return EXIT_FAILURES
     if summary.failed:
         print(f"glyph-load: error: {summary.failed:,} requests failed", file=sys.stderr)
-        return FAILURES
+        return EXIT_FAILURES
     return 0
 
 

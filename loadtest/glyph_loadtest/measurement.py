@@ -17,6 +17,9 @@ class Second:
         finished: how many answers arrived in this second, whenever they were due.
         checked: how many answered images, of requests due in this second, were compared with the truth.
         correct: how many of those were right.
+        lag: how late the generator itself was, in microseconds: in an open loop the time from when a request was due to
+            when it was sent, in a closed loop the delay of a timer.
+        cpu: the processor time that each process of the generator used in this second, in seconds.
     """
 
     latency: Histogram = field(default_factory=Histogram)
@@ -24,15 +27,25 @@ class Second:
     finished: int = 0
     checked: int = 0
     correct: int = 0
+    lag: Histogram = field(default_factory=Histogram)
+    cpu: dict[str, float] = field(default_factory=dict)
 
     def merge(self, other: "Second") -> None:
-        """Adds what another process measured in the same second."""
+        """Adds what another process, or another second, has."""
         self.latency.merge(other.latency)
         for kind, count in other.failures.items():
             self.failures[kind] = self.failures.get(kind, 0) + count
         self.finished += other.finished
         self.checked += other.checked
         self.correct += other.correct
+        self.lag.merge(other.lag)
+        for worker, used in other.cpu.items():
+            self.cpu[worker] = self.cpu.get(worker, 0.0) + used
+
+    @property
+    def failed(self) -> int:
+        """How many requests failed."""
+        return sum(self.failures.values())
 
 
 @dataclass(slots=True)
@@ -75,6 +88,8 @@ class Measurement:
                     "finished": second.finished,
                     "checked": second.checked,
                     "correct": second.correct,
+                    "lag": second.lag.as_dict(),
+                    "cpu": second.cpu,
                 }
                 for number, second in sorted(self.seconds.items())
             ],
@@ -91,6 +106,8 @@ class Measurement:
                 entry["finished"],
                 entry["checked"],
                 entry["correct"],
+                Histogram.from_dict(entry["lag"]),
+                dict(entry["cpu"]),
             )
             for entry in data["seconds"]
         }

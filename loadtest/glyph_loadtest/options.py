@@ -1,7 +1,8 @@
 """The options that describe requests: the same ones for `glyph-load` and for Locust's own command line."""
 
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, _ArgumentGroup
 
+from glyph_loadtest.arrival import Arrivals
 from glyph_loadtest.target import PayloadKind
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -35,6 +36,21 @@ def share(text: str) -> float:
         value = -1.0
     if not 0 <= value <= 1:
         raise ArgumentTypeError(f"a share looks like 0.1 or 10%. Received: {text!r}")
+    return value
+
+
+def rate(text: str) -> float:
+    """Reads a rate in requests a second such as ``500``, ``2.5`` or ``10k``.
+
+    Raises:
+        ArgumentTypeError: it is none, or not more than 0.
+    """
+    try:
+        value = float(text.removesuffix("k")) * (1000 if text.endswith("k") else 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ArgumentTypeError(f"a rate is a number of requests a second, such as 500 or 10k. Received: {text!r}")
     return value
 
 
@@ -73,4 +89,27 @@ def add_request_options(parser: ArgumentParser) -> None:
         default=0.1,
         metavar="SHARE",
         help="the share of the answers that is compared with the truth (default: 0.1)",
+    )
+
+
+def add_stock_options(parser: ArgumentParser) -> None:
+    """Adds what makes Locust's own command line send in an open loop."""
+    group = parser.add_argument_group("open loop")
+    group.add_argument(
+        "--rate",
+        type=rate,
+        default=0.0,
+        metavar="RATE",
+        help="requests that are due each second from each of Locust's users, answered or not (default: a closed loop)",
+    )
+    add_arrivals(group)
+
+
+def add_arrivals(group: _ArgumentGroup) -> None:
+    """Adds how the requests of an open loop follow each other."""
+    group.add_argument(
+        "--arrivals",
+        choices=[kind.value for kind in Arrivals],
+        default="poisson",
+        help="how requests follow each other: independently, as from many people (default), or evenly",
     )

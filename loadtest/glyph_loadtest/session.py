@@ -2,70 +2,135 @@
 
 import random
 import time
-from argparse import Namespace
+from functools import partial
 from itertools import cycle
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
+import gevent
+from gevent.hub import Waiter
 from locust.env import Environment
 
-from glyph_loadtest.channel import CallError, Reply, call
+from glyph_loadtest.arrival import due_times
+from glyph_loadtest.channel import CallError, Reply
 from glyph_loadtest.measurement import Measurement
 from glyph_loadtest.payload import AnswerError, Payload, answered_labels, open_channel, payloads
-from glyph_loadtest.target import PayloadKind, Target, parse_address
+from glyph_loadtest.plan import Job, job_of
+from glyph_loadtest.shapes import Segment
 
 UNREADABLE = "UNREADABLE ANSWER"
-
-
-def target_of(host: str | None, options: Namespace) -> Target:
-    """The target that Locust's options describe.
-
-    Raises:
-        TargetError: they describe none.
-    """
-    address, rest = parse_address(host or "")
-    return Target(address, rest, options.model, PayloadKind(options.payload), options.batch, options.request_timeout)
+NOT_SENT = "NOT SENT"
+_MOST_ON_THEIR_WAY = 10_000  # requests of one process: beyond that the server does not keep up, and memory is finite
+_TICK = 0.02  # seconds between two looks at the process itself
+_FOREVER = 1e9
+REPORT = "glyph"  # where Locust's messages from a worker to the master carry what was measured
+REPORT_EVERY = 1.0  # seconds
 
 
 class Session:
-    """Sends requests to one target and measures them.
+    """Sends the requests of one process and measures them.
 
     Args:
         environment: the Locust environment whose `request` event hears of every request.
-        target: what to ask.
-        check_share: the share of the answers, 0 to 1, that is compared with the truth; the first one always is.
+        job: what to ask, and when.
+        worker: the name of this process among those that share the load test.
+        index: its number among them.
+
+    Attributes:
+        measurement: what was measured since the last `take`.
+        on_their_way: requests that have no reply yet.
     """
 
-    def __init__(self, environment: Environment, target: Target, check_share: float = 0.1) -> None:
-        self.target = target
+    def __init__(self, environment: Environment, job: Job, worker: str = "local", index: int = 0) -> None:
+        self.job = job
         self.measurement = Measurement()
-        self.stopping = False
-        self._channel = open_channel(target)
-        self._payloads = cycle(payloads(target))
+        self.on_their_way = 0
+        self._index = index
+        self._stopping = False
+        self._channel = open_channel(job.target)
+        self._payloads = cycle(payloads(job.target))
         self._fire = environment.events.request.fire
-        self._kind = "REST" if target.rest else "gRPC"
+        self._kind = "REST" if job.target.rest else "gRPC"
         self._epoch = time.time() - perf_counter()
-        self._check_share = check_share
         self._chance = random.Random()  # noqa: S311 (answers are drawn, for faults may come at regular intervals)
         self._checked_one = False
+        self._watch = gevent.spawn(self._watch_itself, worker)
 
-    def ask(self) -> CallError | None:
-        """Sends one request, waits for its end, and measures it; returns the error if there was one."""
-        payload = next(self._payloads)
-        started = perf_counter()
-        return self._ended(payload, started, call(self._channel, payload.request))
+    @property
+    def over(self) -> bool:
+        """Whether no further request is due."""
+        return self._stopping or time.time() >= self.job.end
+
+    def stop(self) -> None:
+        """Lets no further request be sent."""
+        self._stopping = True
 
     def close(self) -> None:
         """Closes the channel."""
+        self._stopping = True
+        self._watch.kill()
         self._channel.close()
 
+    def take(self) -> Measurement:
+        """Hands over what was measured since the last time."""
+        taken, self.measurement = self.measurement, Measurement()
+        return taken
+
+    def report(self) -> dict[str, Any]:
+        """What a worker tells the master."""
+        return {"measurement": self.take().as_dict(), "idle": self.over and not self.on_their_way}
+
+    def ask(self) -> CallError | None:
+        """Closed loop: sends one request, waits for its end, and measures it; returns the error if there was one."""
+        payload, started = next(self._payloads), perf_counter()
+        waiter: Waiter[CallError | None] = Waiter()
+        wake = gevent.get_hub().loop.run_callback
+        self.on_their_way += 1
+        # Measured in the callback: Locust may take away the user who waits.
+        self._channel.start(payload.request, lambda reply: wake(waiter.switch, self._ended(payload, started, reply)))
+        error: CallError | None = waiter.get()
+        return error
+
+    def keep_schedule(self) -> None:
+        """Open loop: sends requests when they are due, without regard to the replies, until none is due any more."""
+        job = self.job
+        if job.first:
+            start = job.first - self._epoch
+            segments = job.shape.segments(job.rate, job.seconds, job.warm_up)
+        else:
+            start = perf_counter()
+            segments = iter([Segment(0.0, _FOREVER, job.rate, job.rate)])
+        sent_in_a_row = 0
+        for moment in due_times(segments, job.arrivals, phase=self._index / job.parts):
+            due = start + moment
+            while (early := due - perf_counter()) > 0:
+                gevent.sleep(early)
+                sent_in_a_row = 0
+            if self._stopping:
+                return
+            self._send(due)
+            sent_in_a_row += 1
+            if sent_in_a_row % 8 == 0:
+                gevent.sleep(0)  # the replies must be read even when the schedule leaves no time
+
+    def _send(self, due: float) -> None:
+        payload = next(self._payloads)
+        self.on_their_way += 1
+        if self.on_their_way > _MOST_ON_THEIR_WAY:
+            error = CallError(NOT_SENT, f"{_MOST_ON_THEIR_WAY:,} requests were still on their way")
+            self._ended(payload, due, Reply(b"", error, perf_counter()))
+            return
+        self._channel.start(payload.request, partial(self._ended, payload, due))
+        self.measurement.at(self._epoch + due).lag.record(round((perf_counter() - due) * 1e6))
+
     def _ended(self, payload: Payload, due: float, reply: Reply) -> CallError | None:
+        self.on_their_way -= 1
         latency, error = reply.at - due, reply.error
         second = self.measurement.at(self._epoch + due)
-        if error is None and (not self._checked_one or self._chance.random() < self._check_share):
+        if error is None and (not self._checked_one or self._chance.random() < self.job.check_share):
             self._checked_one = True
             try:
-                answers = answered_labels(self.target.rest, reply.body, len(payload.labels))
+                answers = answered_labels(self.job.target.rest, reply.body, len(payload.labels))
                 second.checked += len(payload.labels)
                 second.correct += sum(map(str.__eq__, answers, payload.labels))
             except AnswerError as unreadable:
@@ -78,7 +143,7 @@ class Session:
             self.measurement.examples.setdefault(error.kind, error.message)
         self._fire(
             request_type=self._kind,
-            name=self.target.model,
+            name=self.job.target.model,
             response_time=latency * 1000,
             response_length=len(reply.body),
             exception=error,
@@ -86,19 +151,43 @@ class Session:
         )
         return error
 
+    def _watch_itself(self, worker: str) -> None:
+        """Notes the processor time that this process uses and, in a closed loop, how late its timers are."""
+        used = process_time()
+        while True:
+            due = perf_counter() + _TICK
+            gevent.sleep(_TICK)
+            second = self.measurement.at(time.time())
+            before, used = used, process_time()
+            second.cpu[worker] = second.cpu.get(worker, 0.0) + used - before
+            if not self.job.rate:
+                second.lag.record(round((perf_counter() - due) * 1e6))
 
-def session_of(environment: Environment) -> Session:
-    """The session of a Locust environment, opened with its options when it is first asked for."""
-    held: dict[str, Any] = environment.__dict__
-    if "glyph_session" not in held:
-        options = environment.parsed_options
-        held["glyph_session"] = Session(environment, target_of(environment.host, options), options.check_share)
-    session: Session = held["glyph_session"]
+
+def open_session(environment: Environment) -> Session:
+    """Opens the session of a process that Locust has told to start.
+
+    Raises:
+        TargetError: the environment's host and options describe no job.
+    """
+    close_session(environment)
+    job = job_of(environment.host, environment.parsed_options)
+    worker = getattr(environment.runner, "client_id", "local")
+    session = Session(environment, job, worker, max(0, environment.runner.worker_index))
+    environment.glyph_session = session
     return session
 
 
-def end_session(environment: Environment) -> None:
+def session_of(environment: Environment) -> Session | None:
+    """The open session of a Locust environment, None when it has none."""
+    held: dict[str, Any] = environment.__dict__
+    session: Session | None = held.get("glyph_session")
+    return session
+
+
+def close_session(environment: Environment) -> None:
     """Closes the session of a Locust environment, if it has one."""
-    session = environment.__dict__.pop("glyph_session", None)
+    session = session_of(environment)
     if session is not None:
         session.close()
+        environment.glyph_session = None

@@ -2,9 +2,10 @@
 
 import gevent
 from locust import User, constant, task
+from locust.exception import StopUser
 
 from glyph_loadtest.channel import NO_CONNECTION
-from glyph_loadtest.session import Session, session_of
+from glyph_loadtest.session import Session, open_session, session_of
 
 _PAUSE_WITHOUT_SERVER = 0.1  # seconds: so that a dead server does not drown the report in failures
 
@@ -12,7 +13,8 @@ _PAUSE_WITHOUT_SERVER = 0.1  # seconds: so that a dead server does not drown the
 class DigitUser(User):  # type: ignore[misc]
     """A user who asks, waits for the answer, and asks again (a closed loop).
 
-    All users of a process share one channel. `host` is ``localhost:8500``, ``grpc://...`` or ``http://...``.
+    With a rate in the options it is a source of requests instead, each sent when it is due (an open loop).
+    All users of a process share one session. `host` is ``localhost:8500``, ``grpc://...`` or ``http://...``.
     """
 
     wait_time = constant(0)
@@ -20,11 +22,18 @@ class DigitUser(User):  # type: ignore[misc]
 
     def on_start(self) -> None:
         """Joins the session of this process."""
-        self.session = session_of(self.environment)
+        self.session = session_of(self.environment) or open_session(self.environment)
 
     @task  # type: ignore[untyped-decorator]
     def predict(self) -> None:
-        """Asks once."""
+        """Asks once; as a source, sends all that is due."""
+        if self.session.over:
+            raise StopUser
+        if self.session.job.rate:
+            self.session.keep_schedule()
+            while self.session.on_their_way:
+                gevent.sleep(0.02)
+            raise StopUser
         error = self.session.ask()
         if error is not None and error.kind == NO_CONNECTION:
             gevent.sleep(_PAUSE_WITHOUT_SERVER)

@@ -1,0 +1,284 @@
+"""What a run comes to: the figures, and whether they may be believed."""
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from glyph_loadtest.arrival import Arrivals
+from glyph_loadtest.measurement import Measurement
+from glyph_loadtest.plan import Plan
+from glyph_loadtest.shapes import SHAPES
+from glyph_loadtest.target import PayloadKind, Target, parse_address
+
+PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+LOST_WITH_WORKER = "LOST WITH WORKER"
+
+# A generator that used this share of a core in its busiest process had no time to spare for being punctual.
+_BUSY = 0.95
+# Requests that leave late look like slow answers: at the 99th percentile the generator's own lag may be so much of the
+# latency, or so many microseconds, whichever is more. Below that the server decides what is seen.
+_LAG_SHARE, _LAG_FLOOR = 0.1, 2000.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished measurement.
+
+    Attributes:
+        target: what was asked.
+        plan: how.
+        first: the first second that counts (Unix time); what came before is warm-up.
+        end: the second after the last one that counts.
+        measurement: all that was measured, warm-up included.
+        workers: how many processes shared the plan.
+        cut_short: why the run ended before its time, None when it did not.
+        machine: what the generator ran on.
+    """
+
+    target: Target
+    plan: Plan
+    first: int
+    end: int
+    measurement: Measurement
+    workers: int = 1
+    cut_short: str | None = None
+    machine: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """All failures of one kind, and what one of them said."""
+
+    kind: str
+    count: int
+    example: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The figures of a run, warm-up excluded.
+
+    Attributes:
+        seconds: how long was measured.
+        requests: answered requests that were due in that time.
+        rate: answers that arrived a second.
+        mean: mean latency of the answered requests, in milliseconds.
+        percentiles: their latency in milliseconds, by percent.
+        largest: their largest latency, in milliseconds.
+        failures: by kind, most frequent first; what a worker that died would have sent is among them.
+        checked: images whose answer was compared with the truth.
+        correct: how many of those were right.
+        lag: how late the generator was at the 99th percentile, in milliseconds.
+        busiest: share of a core that the busiest process of the generator used.
+        refused: why the figures are the generator's and not the server's, None when they are the server's.
+    """
+
+    seconds: int
+    requests: int
+    rate: float
+    mean: float
+    percentiles: dict[float, float]
+    largest: float
+    failures: tuple[Failure, ...]
+    checked: int
+    correct: int
+    lag: float
+    busiest: float
+    refused: str | None
+
+    @property
+    def failed(self) -> int:
+        """How many requests failed."""
+        return sum(failure.count for failure in self.failures)
+
+    @property
+    def error_share(self) -> float:
+        """The share of all requests, 0 to 1, that failed."""
+        return self.failed / (self.failed + self.requests) if self.failed else 0.0
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of the checked answers that were right, None when none was checked."""
+        return self.correct / self.checked if self.checked else None
+
+
+def summarise(run: Run) -> Summary:
+    """Computes the figures of a run."""
+    seconds = run.end - run.first
+    whole = run.measurement.between(run.first, run.end)
+    failures = dict(whole.failures)
+    dead, lost = _lost(run)
+    if dead:
+        failures[LOST_WITH_WORKER] = lost
+    examples = {**run.measurement.examples, LOST_WITH_WORKER: f"{dead} of {run.workers} workers died (an estimate)"}
+    busiest = max(whole.cpu.values(), default=0.0) / seconds if seconds > 0 else 0.0
+    lag, latency = whole.lag.percentile(99), whole.latency.percentile(99)
+    return Summary(
+        seconds=seconds,
+        requests=whole.latency.count,
+        rate=whole.finished / seconds if seconds > 0 else 0.0,
+        mean=whole.latency.mean / 1000,
+        percentiles={percent: whole.latency.percentile(percent) / 1000 for percent in PERCENTILES},
+        largest=whole.latency.largest / 1000,
+        failures=tuple(
+            Failure(kind, count, examples.get(kind, ""))
+            for kind, count in sorted(failures.items(), key=lambda item: -item[1])
+        ),
+        checked=whole.checked,
+        correct=whole.correct,
+        lag=lag / 1000,
+        busiest=busiest,
+        refused=_refusal(run, busiest, lag, latency),
+    )
+
+
+def _lost(run: Run) -> tuple[int, int]:
+    """How many workers fell silent before the end, and how many requests they would have sent meanwhile."""
+    last: dict[str, int] = {}
+    for number, second in run.measurement.seconds.items():
+        for worker in second.cpu:
+            last[worker] = max(number, last.get(worker, 0))
+    silent = [max(run.first, number + 1) for number in last.values() if number < run.end - 2]
+    silent += [run.first] * (run.workers - len(last))
+    missing = sum(run.end - since for since in silent)
+    present = run.workers * (run.end - run.first) - missing
+    whole = run.measurement.between(run.first, run.end)
+    sent = whole.latency.count + whole.failed
+    return len(silent), round(sent / present * missing) if present > 0 else 0
+
+
+def _refusal(run: Run, busiest: float, lag: float, latency: float) -> str | None:
+    if busiest > _BUSY:
+        return (
+            f"the generator was the limit: its busiest process used {busiest:.0%} of a core. "
+            f"Use more processes (--workers {run.workers + 1}), or less load"
+        )
+    if run.plan.arrivals is not None and lag > max(_LAG_FLOOR, _LAG_SHARE * latency):
+        return (
+            f"the generator was the limit: requests left up to {lag / 1000:.1f} ms late (99th percentile), where "
+            f"answers took {latency / 1000:.1f} ms. Use more processes (--workers {run.workers + 1}), a machine of its "
+            "own, or less load"
+        )
+    return None
+
+
+def machine() -> dict[str, str]:
+    """What this is: processor, cores, system, versions."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "locust": version("locust"),
+        "gevent": version("gevent"),
+        "glyph-loadtest": version("glyph-loadtest"),
+    }
+
+
+def as_dict(run: Run) -> dict[str, Any]:
+    """The run and its figures in a form for JSON; latencies in milliseconds, histograms in microseconds.
+
+    When the generator was the limit there are no figures, but ``refused`` says so; see `from_dict`.
+    """
+    summary = summarise(run)
+    figures = {
+        "requests": summary.requests,
+        "requests_per_second": round(summary.rate, 2),
+        "images_per_second": round(summary.rate * run.target.batch, 2),
+        "latency_ms": {
+            "mean": round(summary.mean, 4),
+            **{f"p{percent:g}": round(value, 4) for percent, value in summary.percentiles.items()},
+            "max": round(summary.largest, 4),
+        },
+        "failed": summary.failed,
+        "failures": [
+            {"kind": failure.kind, "count": failure.count, "example": failure.example} for failure in summary.failures
+        ],
+        "checked": summary.checked,
+        "correct": summary.correct,
+        "accuracy": summary.accuracy,
+    }
+    return {
+        "target": str(run.target),
+        "model": run.target.model,
+        "payload": run.target.payload.value,
+        "batch": run.target.batch,
+        "request_timeout": run.target.timeout,
+        "load": str(run.plan),
+        "plan": {
+            "level": run.plan.level,
+            "seconds": run.plan.seconds,
+            "warm_up": run.plan.warm_up,
+            "arrivals": run.plan.arrivals.value if run.plan.arrivals else None,
+            "shape": run.plan.shape.name,
+            "check_share": run.plan.check_share,
+        },
+        "started": datetime.fromtimestamp(run.first, UTC).isoformat(),
+        "seconds": summary.seconds,
+        "cut_short": run.cut_short,
+        "refused": summary.refused,
+        **({} if summary.refused else figures),
+        "generator": {
+            "workers": run.workers,
+            "busiest_process": round(summary.busiest, 4),
+            "lag_p99_ms": round(summary.lag, 4),
+            **run.machine,
+        },
+        "window": [run.first, run.end],
+        "measurement": run.measurement.as_dict(),
+    }
+
+
+def from_dict(data: Mapping[str, Any]) -> Run:
+    """The run of a form made by `as_dict`.
+
+    Raises:
+        KeyError: the form is another one.
+        TargetError: what it says of the target makes no sense.
+    """
+    address, rest = parse_address(data["target"])
+    plan, generator = data["plan"], dict(data["generator"])
+    workers = generator.pop("workers")
+    return Run(
+        Target(address, rest, data["model"], PayloadKind(data["payload"]), data["batch"], data["request_timeout"]),
+        Plan(
+            plan["level"],
+            plan["seconds"],
+            plan["warm_up"],
+            Arrivals(plan["arrivals"]) if plan["arrivals"] else None,
+            SHAPES[plan["shape"]],
+            plan["check_share"],
+        ),
+        data["window"][0],
+        data["window"][1],
+        Measurement.from_dict(data["measurement"]),
+        workers,
+        data["cut_short"],
+        {key: value for key, value in generator.items() if isinstance(value, str)},
+    )
+
+
+def table(run: Run) -> str:
+    """The figures as a small table for a terminal."""
+    summary = summarise(run)
+    target = run.target
+    images = "1 image" if target.batch == 1 else f"{target.batch} images"
+    rows = [("requests per second", f"{summary.rate:,.1f}")]
+    if target.batch > 1:
+        rows.append(("images per second", f"{summary.rate * target.batch:,.1f}"))
+    if summary.requests:
+        rows += [(f"p{percent:g}", f"{value:,.2f} ms") for percent, value in summary.percentiles.items()]
+        rows.append(("longest", f"{summary.largest:,.2f} ms"))
+    if summary.accuracy is not None:
+        rows.append(("right answers", f"{summary.accuracy:.1%} of {summary.checked:,} checked"))
+    rows.append(("answered", f"{summary.requests:,} in {summary.seconds} s"))
+    rows.append(("failed", f"{summary.failed:,}"))
+    rows += [(f"  {failure.kind}", f"{failure.count:,}  {failure.example}") for failure in summary.failures]
+    rows.append(("generator", f"{summary.busiest:.0%} of a core, {summary.lag:,.2f} ms late at p99"))
+    width = max(len(name) for name, _ in rows)
+    head = f"{target}, model {target.model}, {images} a request as {target.payload.value}, {run.plan}"
+    return "\n".join([head, *(f"  {name:<{width}}  {value}" for name, value in rows)])
