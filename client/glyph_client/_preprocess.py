@@ -17,7 +17,7 @@ from glyph_client._pictures import Picture, open_picture
 
 SIZE = 28
 BOX = 20
-LONGEST_SIDE = 256
+LONGEST_SIDE = 128
 BORDER_SHARE = 32
 MIN_NOISE = 8
 MIN_CONTRAST = 24
@@ -69,12 +69,20 @@ def preprocess(picture: Picture) -> _Grey:
         PictureError: the picture cannot be read.
         NoInk: nothing in the picture stands out from its background.
     """
-    return explain(picture).result[..., np.newaxis]
+    grey = _grey(open_picture(picture))
+    result = grey if _is_ready(grey) else _centred(_resize(_crop(_ink(grey))))
+    return result[..., np.newaxis]
 
 
 def explain(picture: Picture) -> Explanation:
     """Like `preprocess`, with every stage on the way."""
-    return _explain(_grey(open_picture(picture)))
+    grey = _grey(open_picture(picture))
+    if _is_ready(grey):
+        return Explanation(grey, grey, grey, grey, grey, untouched=True)
+    ink = _ink(grey)
+    crop = _crop(ink)
+    resized = _resize(crop)
+    return Explanation(grey, _stretched(ink), _stretched(crop), resized, _centred(resized), untouched=False)
 
 
 def preprocess_many(pictures: Sequence[Picture]) -> tuple[_Grey, dict[int, PictureError]]:
@@ -103,6 +111,10 @@ def is_untouched(images: _Grey) -> NDArray[np.bool_]:
     return np.asarray(dark & (images.max(axis=(1, 2)) >= 128))
 
 
+def _is_ready(grey: _Grey) -> bool:
+    return grey.shape == (SIZE, SIZE) and bool(is_untouched(grey[np.newaxis])[0])
+
+
 def _grey(image: Image.Image) -> _Grey:
     """Alpha over white, ITU-R 601 grey, shrunk by whole numbers, upright: uint8 [height, width]."""
     orientation = image.getexif().get(EXIF_ORIENTATION, 1)
@@ -129,15 +141,6 @@ def _upright(grey: _Grey, orientation: int) -> _Grey:
     if orientation in {3, 4, 7, 8}:
         grey = grey[::-1]
     return grey
-
-
-def _explain(grey: _Grey) -> Explanation:
-    if grey.shape == (SIZE, SIZE) and is_untouched(grey[np.newaxis])[0]:
-        return Explanation(grey, grey, grey, grey, grey, untouched=True)
-    ink = _ink(grey)
-    crop = _crop(ink)
-    resized = _resize(crop)
-    return Explanation(grey, _stretched(ink), _stretched(crop), resized, _centred(resized), untouched=False)
 
 
 def _ink(grey: _Grey) -> _Ints:
@@ -199,19 +202,25 @@ def _resize(crop: _Ints) -> _Grey:
     longest = max(height, width)
     new_height = max(1, (2 * BOX * height + longest) // (2 * longest))
     new_width = max(1, (2 * BOX * width + longest) // (2 * longest))
-    resized = _weights(height, new_height) @ crop.astype(np.float64) @ _weights(width, new_width).T
+    resized = _averaged(_averaged(crop.astype(np.float64), new_height).T, new_width).T
     scaled: _Grey = np.floor(resized * (255.0 / resized.max()) + 0.5).astype(np.uint8)
     return scaled
 
 
-def _weights(length: int, new_length: int) -> NDArray[np.float64]:
-    """The share of each old pixel in each new one: float64 [new_length, length], rows sum to 1."""
+def _averaged(image: NDArray[np.float64], new_length: int) -> NDArray[np.float64]:
+    """The rows averaged to so many: differences of running sums, read between the rows."""
+    length = len(image)
     step = length / new_length
     reach = max(step, 1.0) / 2.0
-    centre = (np.arange(new_length) + 0.5)[:, np.newaxis] * step
-    start = np.arange(length, dtype=np.float64)
-    overlap = np.maximum(0.0, np.minimum(centre + reach, start + 1.0) - np.maximum(centre - reach, start))
-    return np.asarray(overlap / overlap.sum(axis=1, keepdims=True))
+    centre = (np.arange(new_length) + 0.5) * step
+    start, end = np.maximum(centre - reach, 0.0), np.minimum(centre + reach, float(length))
+    before = np.cumsum(image, axis=0) - image
+
+    def sum_until(position: NDArray[np.float64]) -> NDArray[np.float64]:
+        row = np.minimum(position.astype(np.int64), length - 1)
+        return np.asarray(before[row] + image[row] * (position - row)[:, np.newaxis])
+
+    return np.asarray((sum_until(end) - sum_until(start)) / (end - start)[:, np.newaxis])
 
 
 def _centred(resized: _Grey) -> _Grey:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 SIZE = 28
 BOX = 20
-LONGEST_SIDE = 256
+LONGEST_SIDE = 128
 BORDER_SHARE = 32
 MIN_NOISE = 8
 MIN_CONTRAST = 24
@@ -117,7 +117,7 @@ def _luma(image: tf.Tensor) -> tf.Tensor:
 
 
 def _shrunk(grey: tf.Tensor) -> tf.Tensor:
-    """Averages over whole squares until the longest side is under 512 pixels, as Pillow's `reduce` rounds them."""
+    """Averages over whole squares until the longest side is under 256 pixels, as Pillow's `reduce` rounds them."""
     height, width = _size(grey)
     factor = tf.maximum(tf.maximum(height, width) // LONGEST_SIDE, 1)
     down, across = tf.minimum(factor, height), tf.minimum(factor, width)
@@ -286,21 +286,26 @@ def _resized(crop: tf.Tensor) -> tf.Tensor:
     longest = tf.maximum(height, width)
     new_height = tf.maximum(1, (2 * BOX * height + longest) // (2 * longest))
     new_width = tf.maximum(1, (2 * BOX * width + longest) // (2 * longest))
-    resized = _weights(height, new_height) @ tf.cast(crop, tf.float64)
-    resized = tf.matmul(resized, _weights(width, new_width), transpose_b=True)
+    rows = _averaged(tf.cast(crop, tf.float64), new_height)
+    resized = tf.transpose(_averaged(tf.transpose(rows), new_width))
     return tf.cast(tf.floor(resized * (255.0 / tf.reduce_max(resized)) + 0.5), tf.int32)
 
 
-def _weights(length: tf.Tensor, new_length: tf.Tensor) -> tf.Tensor:
-    """The share of each old pixel in each new one: float64 [new_length, length], rows sum to 1."""
-    step = tf.cast(length, tf.float64) / tf.cast(new_length, tf.float64)
+def _averaged(image: tf.Tensor, new_length: tf.Tensor) -> tf.Tensor:
+    """The rows averaged to so many: differences of running sums, read between the rows."""
+    length = tf.cast(tf.shape(image)[0], tf.float64)
+    step = length / tf.cast(new_length, tf.float64)
     reach = tf.maximum(step, 1.0) / 2.0
-    centre = (tf.range(tf.cast(new_length, tf.float64), dtype=tf.float64) + 0.5)[:, tf.newaxis] * step
-    start = tf.range(tf.cast(length, tf.float64), dtype=tf.float64)
-    overlap = tf.maximum(
-        tf.constant(0.0, tf.float64), tf.minimum(centre + reach, start + 1.0) - tf.maximum(centre - reach, start)
-    )
-    return overlap / tf.reduce_sum(overlap, axis=1, keepdims=True)
+    centre = (tf.cast(tf.range(new_length), tf.float64) + 0.5) * step
+    start, end = tf.maximum(centre - reach, 0.0), tf.minimum(centre + reach, length)
+    before = tf.cumsum(image, exclusive=True)
+
+    def sum_until(position: tf.Tensor) -> tf.Tensor:
+        row = tf.minimum(tf.floor(position), length - 1.0)
+        index = tf.cast(row, tf.int32)
+        return tf.gather(before, index) + tf.gather(image, index) * (position - row)[:, tf.newaxis]
+
+    return (sum_until(end) - sum_until(start)) / (end - start)[:, tf.newaxis]
 
 
 def _centred(resized: tf.Tensor) -> tf.Tensor:
