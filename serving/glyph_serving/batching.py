@@ -1,0 +1,296 @@
+"""Batching without a timer: what waits while the model is busy runs together as soon as it is free.
+
+A request that finds everything idle runs at once. A model that takes no longer than a hop between threads costs runs on
+the event loop itself; a heavier one runs on an engine thread, so that the loop goes on gathering and answering.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from glyph_serving.config import BatchingParameters
+from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.servable import Array, Arrays, Signature, TensorSpec
+
+_INLINE_SECONDS = 0.010  # an expected run of up to this much stays on the event loop
+_SMOOTHING = 0.1  # weight of the latest run in the expectation
+
+
+class BatchObserver(Protocol):
+    """Whoever wants to know about runs (the metrics)."""
+
+    def queued(self, seconds: float) -> None:
+        """A request waited this long for its run to begin."""
+
+    def ran(self, examples: int, padding: int, seconds: float) -> None:
+        """A run of so many examples, padding not counted, took so long."""
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    arrays: Sequence[Array]
+    size: int
+    alone: bool
+    loop: asyncio.AbstractEventLoop
+    deadline: float
+    future: asyncio.Future[Arrays]
+    queued_at: float = field(default_factory=time.perf_counter)
+
+
+class Batcher:
+    """The queue in front of one signature of one servable. Its methods may be called on any event loop.
+
+    Args:
+        signature: What to run.
+        parameters: How to gather requests; None: every request runs by itself.
+        engine: Where heavy runs go.
+        observer: Told about every run.
+    """
+
+    def __init__(
+        self, signature: Signature, parameters: BatchingParameters | None, engine: Executor, observer: BatchObserver
+    ) -> None:
+        self._signature = signature
+        self._gather = parameters is not None and signature.batched
+        self._parameters = parameters or BatchingParameters()
+        self._engine = engine
+        self._observer = observer
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._waiting: deque[_Task] = deque()
+        self._waiting_examples = 0
+        self._running = 0
+        self._scheduled = False
+        self._closed = False
+        self._seconds_per_example = 0.0
+        limits = self._parameters
+        self._run_limit = limits.max_batch_size
+        if limits.enable_large_batch_splitting and limits.max_execution_batch_size:
+            self._run_limit = limits.max_execution_batch_size
+
+    @property
+    def queue_depth(self) -> int:
+        """How many requests wait for a run."""
+        return len(self._waiting)
+
+    async def run(self, arrays: Sequence[Array], deadline: float = float("inf")) -> Arrays:
+        """Runs the signature on a request's inputs, together with whatever else is waiting.
+
+        Args:
+            arrays: The inputs in the order of ``signature.inputs``.
+            deadline: The ``time.monotonic()`` after which nobody wants the answer.
+
+        Returns:
+            The outputs in the order of ``signature.outputs``.
+
+        Raises:
+            ServingError: What is wrong with the request, or what the run ended with.
+        """
+        self._signature.check(arrays)
+        if not self._gather:
+            return await self._submit(arrays, 1, True, deadline)
+        size = _batch_size(arrays)
+        if size > self._parameters.max_batch_size:
+            raise invalid_argument(
+                f"Task size {size} is larger than maximum input batch size {self._parameters.max_batch_size}"
+            )
+        # What does not fit the signature runs by itself, so that it cannot spoil a run for others.
+        alone = size == 0 or not all(map(TensorSpec.fits, self._signature.inputs.values(), arrays))
+        if alone or size <= self._run_limit:
+            return await self._submit(arrays, size, alone, deadline)
+        pieces = [slice(start, start + self._run_limit) for start in range(0, size, self._run_limit)]
+        parts = await asyncio.gather(
+            *(self._submit([a[piece] for a in arrays], len(arrays[0][piece]), False, deadline) for piece in pieces)
+        )
+        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+
+    def close(self) -> None:
+        """Refuses further requests and waits until those accepted are answered."""
+        with self._idle:
+            self._closed = True
+            self._idle.wait_for(lambda: not self._waiting and not self._running)
+
+    def _submit(self, arrays: Sequence[Array], size: int, alone: bool, deadline: float) -> asyncio.Future[Arrays]:
+        loop = asyncio.get_running_loop()
+        task = _Task(arrays, size, alone, loop, deadline, loop.create_future())
+        limits = self._parameters
+        with self._lock:
+            if self._closed:
+                raise ServingError(Code.UNAVAILABLE, "The model version is being unloaded. Try again")
+            if self._waiting_examples + size > limits.max_enqueued_batches * limits.max_batch_size and self._waiting:
+                raise ServingError(
+                    Code.UNAVAILABLE,
+                    "The batch scheduling queue to which this task was submitted is full; currently "
+                    f"{-(-self._waiting_examples // limits.max_batch_size)} batches enqueued and "
+                    f"max_enqueued_batches is {limits.max_enqueued_batches}",
+                )
+            self._waiting.append(task)
+            self._waiting_examples += size
+            if not self._scheduled and self._running < self._run_slots():
+                self._scheduled = True
+                wait = limits.batch_timeout_micros / 1e6 if self._gather and not alone else 0.0
+                if wait:
+                    loop.call_later(wait, self._start, loop)
+                else:
+                    loop.call_soon(self._start, loop)
+        return task.future
+
+    def _run_slots(self) -> int:
+        """How many runs may go on at once: one when they block the event loop anyway."""
+        if self._runs_inline(1):
+            return 1
+        return self._parameters.num_batch_threads or 2
+
+    def _runs_inline(self, examples: int) -> bool:
+        return self._seconds_per_example * examples <= _INLINE_SECONDS
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begins a run, here on the event loop or on the engine."""
+        with self._lock:
+            self._scheduled = False
+            batch = self._take()
+        if not batch:
+            return
+        if self._runs_inline(sum(task.size for task in batch)):
+            self._run(batch)
+            with self._lock:
+                self._finish(loop)
+        else:
+            self._engine.submit(self._run_on_engine, batch)
+
+    def _run_on_engine(self, batch: list[_Task]) -> None:
+        """Runs batch after batch, until nothing waits any more."""
+        while batch:
+            self._run(batch)
+            with self._lock:
+                self._running -= 1
+                batch = self._take()
+                if not batch:
+                    self._idle.notify_all()
+
+    def _finish(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._running -= 1
+        if self._waiting and not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._start, loop)
+        elif not self._running:
+            self._idle.notify_all()
+
+    def _take(self) -> list[_Task]:
+        """The next batch, counted as running. The lock is held."""
+        batch: list[_Task] = []
+        examples = 0
+        while self._waiting:
+            task = self._waiting[0]
+            if batch and (task.alone or batch[0].alone or examples + task.size > self._run_limit):
+                break
+            batch.append(self._waiting.popleft())
+            examples += task.size
+            self._waiting_examples -= task.size
+        if batch:
+            self._running += 1
+        return batch
+
+    def _run(self, batch: list[_Task]) -> None:
+        now = time.perf_counter()
+        for task in batch:
+            self._observer.queued(now - task.queued_at)
+        monotonic = time.monotonic()
+        if any(task.deadline < monotonic for task in batch):
+            late = ServingError(Code.DEADLINE_EXCEEDED, "The deadline passed while the request waited for the model")
+            _deliver([(task, late) for task in batch if task.deadline < monotonic])
+            batch = [task for task in batch if task.deadline >= monotonic]
+        if batch:
+            _deliver(self._results(batch))
+
+    def _results(self, batch: list[_Task]) -> list[tuple[_Task, Arrays | ServingError]]:
+        """Runs a batch; where it fails, each of its requests by itself, so that only the culprit gets the error."""
+        try:
+            if len(batch) == 1 and (batch[0].alone or not self._parameters.allowed_batch_sizes):
+                return [(batch[0], self._call(batch[0].arrays, batch[0].size, 0))]
+            return self._run_together(batch)
+        except ServingError as error:
+            if len(batch) == 1:
+                return [(batch[0], error)]
+            return [result for task in batch for result in self._results([task])]
+
+    def _run_together(self, batch: list[_Task]) -> list[tuple[_Task, Arrays | ServingError]]:
+        sizes = [task.size for task in batch]
+        examples = sum(sizes)
+        padding = next((s for s in self._parameters.allowed_batch_sizes if s >= examples), examples) - examples
+        feeds = []
+        for parts in zip(*(task.arrays for task in batch), strict=True):
+            pieces = list(parts)
+            if padding:
+                pieces.append(np.repeat(pieces[0][:1], padding, axis=0))
+            try:
+                feeds.append(np.concatenate(pieces))
+            except ValueError as error:
+                raise ServingError(Code.FAILED_PRECONDITION, f"Requests of different shapes: {error}") from None
+        outputs = self._call(feeds, examples, padding)
+        if any(output.ndim == 0 or output.shape[0] != examples + padding for output in outputs):
+            raise ServingError(
+                Code.FAILED_PRECONDITION,
+                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
+                "tensors",
+            )
+        results: list[tuple[_Task, Arrays | ServingError]] = []
+        start = 0
+        for task in batch:
+            results.append((task, [output[start : start + task.size] for output in outputs]))
+            start += task.size
+        return results
+
+    def _call(self, feeds: Sequence[Array], examples: int, padding: int) -> Arrays:
+        began = time.perf_counter()
+        outputs = self._signature.run(feeds)
+        seconds = time.perf_counter() - began
+        self._seconds_per_example += _SMOOTHING * (seconds / max(1, examples) - self._seconds_per_example)
+        self._observer.ran(examples, padding, seconds)
+        return outputs
+
+
+def _batch_size(arrays: Sequence[Array]) -> int:
+    if any(array.ndim == 0 for array in arrays):
+        raise invalid_argument("Batching Run() input tensors must have at least one dimension")
+    size = arrays[0].shape[0] if arrays else 0
+    if any(array.shape[0] != size for array in arrays):
+        raise invalid_argument("Batching Run() input tensors must have equal 0th-dimension size")
+    return int(size)
+
+
+def _deliver(results: Sequence[tuple[_Task, Arrays | ServingError]]) -> None:
+    """Hands every result to its request, on the request's own event loop."""
+    try:
+        here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+    except RuntimeError:
+        here = None
+    elsewhere: dict[asyncio.AbstractEventLoop, list[tuple[_Task, Arrays | ServingError]]] = {}
+    for task, result in results:
+        if task.loop is here:
+            _resolve(task, result)
+        else:
+            elsewhere.setdefault(task.loop, []).append((task, result))
+    for loop, theirs in elsewhere.items():
+        loop.call_soon_threadsafe(_resolve_all, theirs)
+
+
+def _resolve_all(results: Sequence[tuple[_Task, Arrays | ServingError]]) -> None:
+    for task, result in results:
+        _resolve(task, result)
+
+
+def _resolve(task: _Task, result: Arrays | ServingError) -> None:
+    if task.future.done():
+        return  # the caller has gone
+    if isinstance(result, ServingError):
+        task.future.set_exception(result)
+    else:
+        task.future.set_result(result)

@@ -1,0 +1,208 @@
+"""Classify, Regress and MultiInference: signatures that take serialized tf.Examples."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from google.protobuf import text_format
+from tensorflow_serving.apis import classification_pb2, inference_pb2, input_pb2, model_pb2, regression_pb2
+
+from glyph_serving import inference
+from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.manager import Loaded, Manager
+from glyph_serving.servable import (
+    CLASSIFY_METHOD,
+    DEFAULT_SIGNATURE,
+    REGRESS_METHOD,
+    Array,
+    Arrays,
+    Servable,
+    Signature,
+)
+
+Result = classification_pb2.ClassificationResult | regression_pb2.RegressionResult
+
+
+async def classify(
+    manager: Manager, request: classification_pb2.ClassificationRequest, deadline: float
+) -> classification_pb2.ClassificationResponse:
+    """Answers a ClassificationRequest.
+
+    Raises:
+        ServingError: What is wrong with the request, or what the run ended with.
+    """
+    loaded = inference.find(manager, request.model_spec)
+    signature, examples = prepare(loaded.servable, request.model_spec, CLASSIFY_METHOD, request.input)
+    outputs = await loaded.batchers[signature.name].run([examples], deadline)
+    response = classification_pb2.ClassificationResponse(model_spec=_answered(loaded, signature))
+    response.result.CopyFrom(classification_result(signature, outputs, len(examples)))
+    return response
+
+
+async def regress(
+    manager: Manager, request: regression_pb2.RegressionRequest, deadline: float
+) -> regression_pb2.RegressionResponse:
+    """Answers a RegressionRequest.
+
+    Raises:
+        ServingError: What is wrong with the request, or what the run ended with.
+    """
+    loaded = inference.find(manager, request.model_spec)
+    signature, examples = prepare(loaded.servable, request.model_spec, REGRESS_METHOD, request.input)
+    outputs = await loaded.batchers[signature.name].run([examples], deadline)
+    response = regression_pb2.RegressionResponse(model_spec=_answered(loaded, signature))
+    response.result.CopyFrom(regression_result(signature, outputs, len(examples)))
+    return response
+
+
+async def multi_inference(
+    manager: Manager, request: inference_pb2.MultiInferenceRequest, deadline: float
+) -> inference_pb2.MultiInferenceResponse:
+    """Answers a MultiInferenceRequest: several signatures of one model on the same examples.
+
+    Raises:
+        ServingError: What is wrong with the request, or what a run ended with.
+    """
+    first = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
+    loaded = inference.find(manager, first)
+    seen = set()
+    prepared = []
+    for task in request.tasks:
+        if task.model_spec.name != first.name:
+            raise invalid_argument("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+        if task.method_name not in (CLASSIFY_METHOD, REGRESS_METHOD):
+            raise ServingError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
+        name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+        if name in seen:
+            raise invalid_argument(f"Duplicate evaluation of signature: {name}")
+        seen.add(name)
+        prepared.append((task.method_name, *prepare(loaded.servable, task.model_spec, task.method_name, request.input)))
+    response = inference_pb2.MultiInferenceResponse()
+    for method, signature, examples in prepared:
+        outputs = await loaded.batchers[signature.name].run([examples], deadline)
+        result = response.results.add(model_spec=_answered(loaded, signature))
+        if method == CLASSIFY_METHOD:
+            result.classification_result.CopyFrom(classification_result(signature, outputs, len(examples)))
+        else:
+            result.regression_result.CopyFrom(regression_result(signature, outputs, len(examples)))
+    return response
+
+
+def prepare(
+    servable: Servable, spec: model_pb2.ModelSpec, method: str, given: input_pb2.Input
+) -> tuple[Signature, Array]:
+    """The signature that a request asks for, and its examples, serialized, as an array [N] of bytes.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT for an unknown or unsuitable signature or an empty input.
+    """
+    name = spec.signature_name or DEFAULT_SIGNATURE
+    signature = servable.signatures.get(name)
+    if signature is None:
+        raise invalid_argument(f"No signature was found with the name: {name}")
+    if method == CLASSIFY_METHOD:
+        _check_classification(signature)
+    else:
+        _check_regression(signature)
+    return signature, _examples(given)
+
+
+def classification_result(signature: Signature, outputs: Arrays, count: int) -> classification_pb2.ClassificationResult:
+    """The classes and scores [N, classes] of a run, an entry an example.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT for outputs of another kind or shape.
+    """
+    named = dict(zip(signature.outputs, outputs, strict=True))
+    classes, scores = named.get("classes"), named.get("scores")
+    for title, output, kind in (("classes", classes, np.dtype(object)), ("scores", scores, np.dtype(np.float32))):
+        if output is None:
+            continue
+        if output.dtype != kind:
+            raise invalid_argument(f"Expected {title} Tensor of {kind}. Got: {output.dtype}")
+        if output.ndim != 2:
+            raise invalid_argument(f"Expected {title} Tensor shape [batch_size num_classes]. Got: {list(output.shape)}")
+        if output.shape[0] != count:
+            raise invalid_argument(f"Expected {title} output batch size of {count}. Got: {output.shape[0]}")
+    if classes is not None and scores is not None and classes.shape != scores.shape:
+        raise invalid_argument(
+            f"Tensors classes and scores must match in shape. Got: {list(classes.shape)} and {list(scores.shape)}"
+        )
+    result = classification_pb2.ClassificationResult()
+    width = classes.shape[1] if classes is not None else scores.shape[1] if scores is not None else 0
+    for example in range(count):
+        entry = result.classifications.add()
+        for i in range(width):
+            one = entry.classes.add()
+            if classes is not None:
+                one.label = classes[example, i].decode("utf-8", "replace")
+            if scores is not None:
+                one.score = scores[example, i]
+    return result
+
+
+def regression_result(signature: Signature, outputs: Arrays, count: int) -> regression_pb2.RegressionResult:
+    """The values [N] or [N, 1] of a run, one an example.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT for an output of another kind or shape.
+    """
+    output = outputs[list(signature.outputs).index("outputs")]
+    if output.ndim not in (1, 2) or (output.ndim == 2 and output.shape[1] != 1):
+        raise invalid_argument(
+            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {list(output.shape)}"
+        )
+    if output.shape[0] != count:
+        raise invalid_argument(f"Input batch size did not match output batch size: {count} vs. {output.shape[0]}")
+    if output.dtype != np.float32:
+        raise invalid_argument(f"Expected output Tensor of DT_FLOAT. Got: {output.dtype}")
+    result = regression_pb2.RegressionResult()
+    for value in output.ravel().tolist():
+        result.regressions.add(value=value)
+    return result
+
+
+def _examples(given: input_pb2.Input) -> Array:
+    """Serialized Examples; a context goes in front of each, so that the example's own features win."""
+    context = b""
+    examples: Sequence[object] = given.example_list.examples
+    if given.WhichOneof("kind") == "example_list_with_context":
+        context = given.example_list_with_context.context.SerializeToString()
+        examples = given.example_list_with_context.examples
+    if not examples:
+        raise invalid_argument("Input is empty.")
+    array = np.empty(len(examples), dtype=object)
+    array[:] = [context + example.SerializeToString() for example in examples]  # type: ignore[attr-defined]
+    return array
+
+
+def _check_classification(signature: Signature) -> None:
+    if len(signature.inputs) != 1:
+        raise invalid_argument("Expected one input Tensor.")
+    if len(signature.outputs) not in (1, 2):
+        raise invalid_argument(f"Expected one or two output Tensors, found {len(signature.outputs)}")
+    definition = text_format.MessageToString(signature.definition)
+    if "inputs" not in signature.inputs:
+        raise invalid_argument(f"No classification inputs found in SignatureDef: {definition}")
+    if "classes" not in signature.outputs and "scores" not in signature.outputs:
+        raise invalid_argument(
+            'Expected classification signature outputs to contain at least one of "classes" or "scores". Signature '
+            f"was: {definition}"
+        )
+
+
+def _check_regression(signature: Signature) -> None:
+    if len(signature.inputs) != 1:
+        raise invalid_argument("Expected one input Tensor.")
+    if len(signature.outputs) != 1:
+        raise invalid_argument("Expected one output Tensor.")
+    definition = text_format.MessageToString(signature.definition)
+    if "inputs" not in signature.inputs:
+        raise invalid_argument(f"No regression inputs found in SignatureDef: {definition}")
+    if "outputs" not in signature.outputs:
+        raise invalid_argument(f"No regression outputs found in SignatureDef: {definition}")
+
+
+def _answered(loaded: Loaded, signature: Signature) -> model_pb2.ModelSpec:
+    spec = model_pb2.ModelSpec(name=loaded.servable.name, signature_name=signature.name)
+    spec.version.value = loaded.servable.version
+    return spec

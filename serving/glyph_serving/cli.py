@@ -1,0 +1,100 @@
+"""``glyph-serve``: checks everything that can be checked without TensorFlow, then becomes the server."""
+
+import errno
+import os
+import socket
+import sys
+from importlib import metadata
+from typing import NoReturn
+
+from glyph_serving import config as configuration
+from glyph_serving import envoy, flags
+from glyph_serving.config import ModelConfig, ServerConfig
+from glyph_serving.errors import ServingError
+from glyph_serving.source import versions_on_disk
+
+EXIT_FAILURE = 255  # tensorflow_model_server returns -1 from main
+
+
+def main() -> NoReturn:
+    """The entry point of ``glyph-serve``."""
+    arguments = sys.argv[1:]
+    if "--help" in arguments:
+        print(flags.usage())
+        sys.exit(EXIT_FAILURE)
+    try:
+        values, unknown = flags.parse(arguments)
+    except flags.FlagError as error:
+        print(flags.usage(), flush=True)
+        fail(str(error))
+    if values.version:
+        print(f"Glyph ModelServer: {metadata.version('glyph-serving')}")
+        print(f"TensorFlow Library: {metadata.version('tensorflow')}")
+        sys.exit(0)
+    for argument in unknown:
+        print(f"unknown argument: {argument}\n{flags.usage()}", flush=True)
+        warn(f"{argument} is no flag of this server and is ignored")
+    for name, reason in values.inapplicable.items():
+        warn(f"--{name} has no effect: {reason}")
+    if values.rest_api_port and values.rest_api_port == values.port:
+        warn(f"--rest_api_port and --port are both {values.port}: REST is not served. Choose another --rest_api_port")
+        arguments = [*arguments, "--rest_api_port=0"]
+        values, _ = flags.parse(arguments)
+    try:
+        config = configuration.load(values)
+    except ServingError as error:
+        print(f"Failed to start server. Error: {error}", flush=True)
+        fail(str(error))
+    check_ports(config)
+    for model in config.models.values():
+        if missing := explain_missing(model):
+            if not values.file_system_poll_wait_seconds:
+                fail(missing)
+            warn(f"{missing}. Waiting for it")
+    try:
+        envoy.execute(config, arguments)
+    except envoy.EnvoyError as error:
+        fail(str(error))
+
+
+def warn(message: str) -> None:
+    """Prints one line on stderr."""
+    print(f"glyph-serve: warning: {message}", file=sys.stderr, flush=True)
+
+
+def fail(message: str) -> NoReturn:
+    """Prints one line on stderr and exits."""
+    print(f"glyph-serve: error: {message}", file=sys.stderr, flush=True)
+    sys.exit(EXIT_FAILURE)
+
+
+def check_ports(config: ServerConfig) -> None:
+    """Fails unless every port can be bound; Envoy would say so only after TensorFlow has been loaded."""
+    address = config.flags.address
+    for name in ("port", "rest_api_port"):
+        port: int = getattr(config.flags, name)
+        if not port:
+            continue
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+                probe.listen(1)
+            except OverflowError:
+                fail(f"--{name} must lie between 0 and 65535. Received: {port}")
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    fail(f"port {port} on {address} is already taken. Free it, or choose another --{name}")
+                fail(f"cannot listen on {address}:{port} (--address, --{name}): {os.strerror(error.errno or 0)}")
+
+
+def explain_missing(model: ModelConfig) -> str:
+    """What is wrong with a model's folder and what to do; empty when there is something to serve."""
+    path = model.base_path
+    publish = f"publish one as {path / '1' / 'saved_model.pb'}"
+    if not path.is_dir():
+        return f"the base path {path} of model {model.name} does not exist: {publish}, or correct the path"
+    if not versions_on_disk(path):
+        return f"no versions of model {model.name} under {path} (folders named by a number): {publish}"
+    return ""

@@ -1,0 +1,259 @@
+"""The configuration files: the same text protobufs that tensorflow_model_server reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from google.protobuf.message import Message
+from tensorflow_serving.config import model_server_config_pb2
+
+from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.flags import Flags
+from glyph_serving.schema import message_classes
+
+_INT64 = "google.protobuf.Int64Value"
+
+# Messages of tensorflow/serving's sources that the package tensorflow-serving-api leaves out.
+_MESSAGES = message_classes(
+    "tensorflow.serving",
+    {
+        "BatchingParameters": [
+            ("max_batch_size", 1, _INT64),
+            ("batch_timeout_micros", 2, _INT64),
+            ("max_enqueued_batches", 3, _INT64),
+            ("num_batch_threads", 4, _INT64),
+            ("thread_pool_name", 5, "google.protobuf.StringValue"),
+            ("allowed_batch_sizes", 6, "repeated int64"),
+            ("pad_variable_length_inputs", 7, "bool"),
+            ("enable_large_batch_splitting", 8, "google.protobuf.BoolValue"),
+            ("max_execution_batch_size", 9, _INT64),
+        ],
+        "PrometheusConfig": [("enable", 1, "bool"), ("path", 2, "string")],
+        "MonitoringConfig": [("prometheus_config", 1, "PrometheusConfig")],
+        "SSLConfig": [
+            ("server_key", 1, "string"),
+            ("server_cert", 2, "string"),
+            ("custom_ca", 3, "string"),
+            ("client_verify", 4, "bool"),
+        ],
+    },
+)
+
+
+@dataclass(frozen=True)
+class BatchingParameters:
+    """How requests are gathered into runs; the defaults are the genuine server's.
+
+    Attributes:
+        max_batch_size: Most examples in a batch, and in a request unless large ones are split.
+        batch_timeout_micros: How long a batch that is not full waits for company.
+        max_enqueued_batches: Batches that may wait; a request beyond is refused with UNAVAILABLE.
+        num_batch_threads: Batches of one model that may run at once; 0: as many as there are CPUs.
+        allowed_batch_sizes: Sizes that a batch is padded up to, ascending; empty: any size.
+        pad_variable_length_inputs: Pad differing inner dimensions with the batch's first value.
+        enable_large_batch_splitting: Split requests that exceed the size of a run.
+        max_execution_batch_size: Most examples in a run when splitting; 0: ``max_batch_size``.
+        thread_pool_name: The label of the queueing metrics.
+    """
+
+    max_batch_size: int = 1000
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 10
+    num_batch_threads: int = 0
+    allowed_batch_sizes: tuple[int, ...] = ()
+    pad_variable_length_inputs: bool = False
+    enable_large_batch_splitting: bool = False
+    max_execution_batch_size: int = 0
+    thread_pool_name: str = "batch_threads"
+
+
+@dataclass(frozen=True)
+class VersionPolicy:
+    """Which of the versions on disk are to be served.
+
+    Attributes:
+        latest: The number of newest versions; 0: not by recency.
+        specific: Exactly these; empty, with ``latest`` 0: all.
+    """
+
+    latest: int = 1
+    specific: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model to serve."""
+
+    name: str
+    base_path: Path
+    policy: VersionPolicy
+    labels: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class TlsConfig:
+    """Keys and certificates as PEM text."""
+
+    server_key: str
+    server_cert: str
+    custom_ca: str
+    client_verify: bool
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Everything that the flags and the files say.
+
+    Attributes:
+        flags: The flags.
+        models: The models by name.
+        batching: The parameters of batching; None: every request runs by itself.
+        metrics_path: The REST path of Prometheus metrics; None: not served.
+        tls: TLS for gRPC; None: plain text.
+    """
+
+    flags: Flags
+    models: Mapping[str, ModelConfig]
+    batching: BatchingParameters | None
+    metrics_path: str | None
+    tls: TlsConfig | None
+
+
+def _read(path: str, message: Message) -> Any:
+    """Fills a message from a text protobuf file.
+
+    Raises:
+        ServingError: NOT_FOUND if there is no such file, INVALID_ARGUMENT if it cannot be parsed.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ServingError(Code.NOT_FOUND, f"{path}; No such file or directory") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise invalid_argument(f"{path}; {error}") from None
+    try:
+        return text_format.Parse(text, message)
+    except text_format.ParseError as error:
+        raise invalid_argument(f"Invalid protobuf file: '{path}' ({error})") from None
+
+
+def read_batching(path: str) -> BatchingParameters:
+    """Reads a BatchingParameters file.
+
+    Raises:
+        ServingError: The file is missing, is no BatchingParameters, or asks for what cannot be.
+    """
+    message = _read(path, _MESSAGES["BatchingParameters"]())
+    values: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        values[field.name] = tuple(value) if field.is_repeated else getattr(value, "value", value)
+    parameters = BatchingParameters(**values)
+    for name in ("max_batch_size", "max_enqueued_batches"):
+        if getattr(parameters, name) < 1:
+            raise invalid_argument(f"{name} must be positive; was {getattr(parameters, name)} ({path})")
+    for name in ("batch_timeout_micros", "num_batch_threads", "max_execution_batch_size"):
+        if getattr(parameters, name) < 0:
+            raise invalid_argument(f"{name} must be non-negative; was {getattr(parameters, name)} ({path})")
+    return parameters
+
+
+def check_allowed_sizes(parameters: BatchingParameters) -> None:
+    """Raises INVALID_ARGUMENT, as loading a model does, unless the allowed sizes end with the largest batch."""
+    largest = parameters.max_batch_size
+    if parameters.enable_large_batch_splitting and parameters.max_execution_batch_size:
+        largest = parameters.max_execution_batch_size
+    sizes = parameters.allowed_batch_sizes
+    if sizes and sizes[-1] != largest:
+        raise invalid_argument(
+            f"Last entry in allowed_batch_sizes must match max_batch_size; last entry was {sizes[-1]}; "
+            f"expected {largest}"
+        )
+
+
+def read_models(path: str) -> dict[str, ModelConfig]:
+    """Reads a ModelServerConfig file.
+
+    Raises:
+        ServingError: The file is missing, unreadable, empty, or lists what cannot be served.
+    """
+    message = _read(path, model_server_config_pb2.ModelServerConfig())
+    if message.WhichOneof("config") != "model_config_list":
+        raise invalid_argument(f"{path}; Invalid argument (it must hold a model_config_list)")
+    return models_from_proto(message)
+
+
+def models_from_proto(message: model_server_config_pb2.ModelServerConfig) -> dict[str, ModelConfig]:
+    """The models that a ModelServerConfig lists.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT for a name listed twice, a relative base path or an unknown platform.
+    """
+    models: dict[str, ModelConfig] = {}
+    for entry in message.model_config_list.config:
+        if entry.name in models:
+            raise invalid_argument(f"Illegal to list model {entry.name} multiple times in config list")
+        if not entry.base_path.startswith("/"):
+            raise invalid_argument(
+                f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
+            )
+        if entry.model_platform not in ("", "tensorflow"):
+            raise invalid_argument(f"Model {entry.name} requests unsupported platform {entry.model_platform}")
+        choice = entry.model_version_policy.WhichOneof("policy_choice")
+        policy = VersionPolicy()
+        if choice == "latest":
+            policy = VersionPolicy(latest=max(1, entry.model_version_policy.latest.num_versions))
+        elif choice == "all":
+            policy = VersionPolicy(latest=0)
+        elif choice == "specific":
+            versions = tuple(entry.model_version_policy.specific.versions)
+            if not versions:
+                raise invalid_argument(f"Model {entry.name} has a specific version policy without versions")
+            policy = VersionPolicy(latest=0, specific=versions)
+        models[entry.name] = ModelConfig(entry.name, Path(entry.base_path), policy, dict(entry.version_labels))
+    return models
+
+
+def load(flags: Flags) -> ServerConfig:
+    """Checks the flags and reads every file that they name.
+
+    Raises:
+        ServingError: What is wrong with them, in tensorflow_model_server's words.
+    """
+    if flags.port == 0 and not flags.grpc_socket_path:
+        raise invalid_argument(
+            "At least one of server_options.grpc_port or server_options.grpc_socket_path must be set."
+        )
+    parallelism = (flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism)
+    if flags.tensorflow_session_parallelism and any(parallelism):
+        raise invalid_argument(
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
+            "separately. You cannot configure all."
+        )
+    if flags.model_config_file:
+        models = read_models(flags.model_config_file)
+    elif flags.model_base_path:
+        base_path = Path(flags.model_base_path).absolute()
+        models = {flags.model_name: ModelConfig(flags.model_name, base_path, VersionPolicy(), {})}
+    else:
+        raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
+    batching = None
+    if flags.batching_parameters_file and not flags.enable_batching:
+        raise invalid_argument(
+            "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
+        )
+    if flags.enable_batching:
+        path = flags.batching_parameters_file
+        batching = read_batching(path) if path else BatchingParameters()
+    metrics_path = None
+    if flags.monitoring_config_file:
+        prometheus = _read(flags.monitoring_config_file, _MESSAGES["MonitoringConfig"]()).prometheus_config
+        if prometheus.enable:
+            metrics_path = prometheus.path or "/monitoring/prometheus/metrics"
+    tls = None
+    if flags.ssl_config_file:
+        ssl = _read(flags.ssl_config_file, _MESSAGES["SSLConfig"]())
+        tls = TlsConfig(ssl.server_key, ssl.server_cert, ssl.custom_ca, ssl.client_verify)
+    return ServerConfig(flags, models, batching, metrics_path, tls)

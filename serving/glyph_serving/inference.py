@@ -1,0 +1,183 @@
+"""What TensorFlow Serving's services do, independent of the protocol that carries the request."""
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from google.protobuf import any_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    predict_pb2,
+)
+
+from glyph_serving import tensor_proto
+from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.manager import Loaded, Manager
+from glyph_serving.servable import DEFAULT_SIGNATURE, Arrays, Servable, Signature
+
+_OUTPUTS, _MODEL_SPEC = 1, 2  # field numbers of PredictResponse
+_KEY, _VALUE = 1, 2  # field numbers of a map's entry
+
+
+def find(manager: Manager, spec: model_pb2.ModelSpec) -> Loaded:
+    """The servable that a ModelSpec names.
+
+    Raises:
+        ServingError: It names none, or one that is not available.
+    """
+    if not spec.name:
+        raise invalid_argument("ModelSpec has no name specified.")
+    choice = spec.WhichOneof("version_choice")
+    if choice == "version":
+        return manager.get(spec.name, version=spec.version.value)
+    return manager.get(spec.name, label=spec.version_label if choice else None)
+
+
+async def predict(manager: Manager, request: predict_pb2.PredictRequest, as_content: bool, deadline: float) -> bytes:
+    """Answers a PredictRequest.
+
+    Args:
+        manager: Knows the servables.
+        request: The request.
+        as_content: Whether tensors are answered as ``tensor_content``.
+        deadline: The ``time.monotonic()`` after which nobody wants the answer.
+
+    Returns:
+        A serialized PredictResponse.
+
+    Raises:
+        ServingError: What is wrong with the request, or what the run ended with.
+    """
+    if not request.HasField("model_spec"):
+        raise invalid_argument("Missing ModelSpec")
+    loaded = find(manager, request.model_spec)
+    signature, arrays = prepare(loaded.servable, request)
+    outputs = await loaded.batchers[signature.name].run(arrays, deadline)
+    wanted = request.output_filter
+    entries = [
+        tensor_proto.delimited(
+            _OUTPUTS,
+            tensor_proto.delimited(_KEY, alias.encode())
+            + tensor_proto.delimited(_VALUE, tensor_proto.encode(output, as_content)),
+        )
+        for alias, output in zip(signature.outputs, outputs, strict=True)
+        if not wanted or alias in wanted
+    ]
+    entries.append(_model_spec(loaded.servable.name, loaded.servable.version, signature.name))
+    return b"".join(entries)
+
+
+def prepare(servable: Servable, request: predict_pb2.PredictRequest) -> tuple[Signature, Arrays]:
+    """The signature that a PredictRequest asks for and the inputs that it brings.
+
+    Raises:
+        ServingError: FAILED_PRECONDITION for an unknown signature, INVALID_ARGUMENT for unsuitable inputs or outputs.
+    """
+    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+    signature = servable.signatures.get(name)
+    if signature is None:
+        raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+    inputs = request.inputs
+    if len(inputs) != len(signature.inputs):
+        raise _size_mismatch(inputs, signature)
+    arrays = []
+    for alias in signature.inputs:
+        if alias not in inputs:
+            raise _unknown_alias(inputs, signature)
+        arrays.append(tensor_proto.decode(alias, inputs[alias]))
+    if request.output_filter:
+        check_filter(request.output_filter, signature)
+    return signature, arrays
+
+
+def check_filter(wanted: Iterable[str], signature: Signature) -> None:
+    """Raises INVALID_ARGUMENT for an output filter that names what is not there, or something twice."""
+    seen = set()
+    for alias in wanted:
+        if alias not in signature.outputs:
+            known = ",".join(signature.outputs)
+            raise invalid_argument(
+                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set {{{known}}}."
+            )
+        if alias in seen:
+            raise invalid_argument(f"duplicate output tensor alias: {alias}")
+        seen.add(alias)
+
+
+def status(manager: Manager, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
+    """The states of a model's versions; a label in the request is ignored, as by the genuine server.
+
+    Raises:
+        ServingError: NOT_FOUND if there is nothing to tell.
+    """
+    version = spec.version.value if spec.WhichOneof("version_choice") == "version" else None
+    response = get_model_status_pb2.GetModelStatusResponse()
+    for found in manager.status(spec.name, version):
+        entry = response.model_version_status.add(version=found.version, state=int(found.state))
+        entry.status.error_code = int(found.error.code) if found.error else 0
+        entry.status.error_message = found.error.message if found.error else ""
+    return response
+
+
+def metadata(
+    manager: Manager, request: get_model_metadata_pb2.GetModelMetadataRequest
+) -> get_model_metadata_pb2.GetModelMetadataResponse:
+    """The signatures of a servable.
+
+    Raises:
+        ServingError: The request names no model, no metadata or something other than ``signature_def``.
+    """
+    if not request.HasField("model_spec"):
+        raise invalid_argument("Missing ModelSpec")
+    if not request.metadata_field:
+        raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
+    for field in request.metadata_field:
+        if field != "signature_def":
+            raise invalid_argument(f"Metadata field {field} is not supported")
+    servable = find(manager, request.model_spec).servable
+    response = get_model_metadata_pb2.GetModelMetadataResponse()
+    response.model_spec.name = servable.name
+    response.model_spec.version.value = servable.version
+    packed = any_pb2.Any()
+    packed.Pack(signature_def_map(servable.signature_defs))
+    response.metadata["signature_def"].CopyFrom(packed)
+    return response
+
+
+def signature_def_map(
+    definitions: Mapping[str, meta_graph_pb2.SignatureDef],
+) -> get_model_metadata_pb2.SignatureDefMap:
+    """SignatureDefs as the metadata that describes them."""
+    message = get_model_metadata_pb2.SignatureDefMap()
+    for key, definition in definitions.items():
+        message.signature_def[key].CopyFrom(definition)
+    return message
+
+
+@lru_cache(maxsize=1024)
+def _model_spec(name: str, version: int, signature_name: str) -> bytes:
+    """The ``model_spec`` of a PredictResponse, serialized with its tag."""
+    spec = model_pb2.ModelSpec(name=name, signature_name=signature_name)
+    spec.version.value = version
+    return tensor_proto.delimited(_MODEL_SPEC, spec.SerializeToString())
+
+
+def _size_mismatch(inputs: Iterable[str], signature: Signature) -> ServingError:
+    sent, required = set(inputs), set(signature.inputs)
+    return invalid_argument(
+        f"input size does not match signature: {len(sent)}!={len(required)} len({_set(sent)}) != "
+        f"len({_set(required)}). Sent extra: {_set(sent - required)}. Missing but required: {_set(required - sent)}."
+    )
+
+
+def _unknown_alias(inputs: Iterable[str], signature: Signature) -> ServingError:
+    alias, known = min(set(inputs) - set(signature.inputs)), _set(signature.inputs)
+    return invalid_argument(
+        f"input tensor alias not found in signature: {alias}. Inputs expected to be in the set {known}."
+    )
+
+
+def _set(names: Iterable[str]) -> str:
+    return "{" + ",".join(sorted(names)) + "}"

@@ -1,0 +1,392 @@
+"""The manager: brings the aspired versions up and the others down, and knows the state of each.
+
+In TensorFlow Serving's terms: every version is a servable with a state; a version is unloaded only once an aspired one
+is available (the availability-preserving policy); a failed load is tried again.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Protocol
+
+from glyph_serving.batching import Batcher
+from glyph_serving.config import ModelConfig
+from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.servable import Servable, release_memory
+from glyph_serving.source import aspired_versions, versions_on_disk
+
+
+class State(IntEnum):
+    """The states of a version, numbered as in get_model_status.proto."""
+
+    START = 10
+    LOADING = 20
+    AVAILABLE = 30
+    UNLOADING = 40
+    END = 50
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A servable that can answer, with a queue in front of each of its signatures."""
+
+    servable: Servable
+    batchers: Mapping[str, Batcher]
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """What is known of one version; ``error`` says why it has ended, if it failed."""
+
+    version: int
+    state: State
+    error: ServingError | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A version that could not be loaded."""
+
+    name: str
+    version: int
+    error: ServingError
+
+
+class Loader(Protocol):
+    """Loads one version, warm-up included; raises ServingError."""
+
+    def __call__(self, name: str, version: int, path: Path) -> Loaded:
+        """Loads it."""
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often a failed load is tried again, and after how many seconds."""
+
+    retries: int
+    interval: float
+
+
+@dataclass(frozen=True)
+class _Routes:
+    """The available versions of one model."""
+
+    versions: Mapping[int, Loaded]
+    latest: Loaded
+
+
+@dataclass
+class _Harness:
+    """A version and where it stands."""
+
+    name: str
+    version: int
+    path: Path
+    state: State = State.START
+    error: ServingError | None = None
+    loaded: Loaded | None = None
+    aspired: bool = True
+    fingerprint: object = None
+
+
+class Manager:
+    """Keeps the served versions in line with what the models' folders hold.
+
+    Args:
+        models: What to serve.
+        load: Loads a version.
+        retry: What to do about a failed load.
+        load_threads: How many versions may load at once.
+        poll_seconds: How often the folders are looked at; 0: once.
+        allow_unavailable_labels: Whether a label may be given to a version that is not available.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelConfig],
+        load: Loader,
+        retry: RetryPolicy,
+        load_threads: int,
+        poll_seconds: float,
+        allow_unavailable_labels: bool,
+    ) -> None:
+        self._load = load
+        self._retry = retry
+        self._poll_seconds = poll_seconds
+        self._allow_unavailable_labels = allow_unavailable_labels
+        self._pool = ThreadPoolExecutor(load_threads, thread_name_prefix="load")
+        self._changed = threading.Condition()
+        self._models: Mapping[str, ModelConfig] = {}
+        self._harnesses: dict[tuple[str, int], _Harness] = {}
+        self._routes: Mapping[str, _Routes] = {}
+        self._labels: dict[str, Mapping[str, int]] = {}
+        self._missing: dict[str, str] = {}
+        self._wake = threading.Event()
+        self._stopping = False
+        self.set_models(models)
+        self._thread = threading.Thread(target=self._watch, name="source", daemon=True)
+        self._thread.start()
+
+    def get(self, name: str, version: int | None = None, label: str | None = None) -> Loaded:
+        """The servable for a request.
+
+        Args:
+            name: The model.
+            version: A version; None: the newest available one.
+            label: A label; takes precedence over the version.
+
+        Raises:
+            ServingError: NOT_FOUND for a model or version that is not available, INVALID_ARGUMENT for a label that
+                does not exist.
+        """
+        routes = self._routes.get(name)
+        if label is not None:
+            version = self._labels.get(name, {}).get(label)
+            if version is None:
+                raise invalid_argument(f"Unrecognized servable version label: {label}")
+        if version is None:
+            if routes is None:
+                raise ServingError(Code.NOT_FOUND, f"Servable not found for request: Latest({name})")
+            return routes.latest
+        loaded = routes.versions.get(version) if routes else None
+        if loaded is None:
+            raise ServingError(Code.NOT_FOUND, f"Servable not found for request: Specific({name}, {version})")
+        return loaded
+
+    def status(self, name: str, version: int | None = None) -> list[VersionStatus]:
+        """The state of every version of a model that has been aspired to since the start, newest first.
+
+        Raises:
+            ServingError: NOT_FOUND if there is none.
+        """
+        with self._changed:
+            found = [
+                VersionStatus(harness.version, harness.state, harness.error)
+                for (model, number), harness in self._harnesses.items()
+                if model == name and version in (None, number)
+            ]
+        if not found:
+            if version is None:
+                raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
+            raise ServingError(Code.NOT_FOUND, f"Could not find version {version} of model {name}")
+        return sorted(found, key=lambda status: status.version, reverse=True)
+
+    def available(self) -> dict[str, list[int]]:
+        """The available versions of every model, newest first."""
+        return {name: sorted(routes.versions, reverse=True) for name, routes in self._routes.items()}
+
+    def loaded(self) -> list[Loaded]:
+        """Everything that can answer at this moment."""
+        return [loaded for routes in self._routes.values() for loaded in routes.versions.values()]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every configured model has an available version."""
+        return all(name in self._routes for name in self._models)
+
+    @property
+    def model_names(self) -> list[str]:
+        """The configured models."""
+        return list(self._models)
+
+    def set_models(self, models: Mapping[str, ModelConfig]) -> None:
+        """Replaces the list of models.
+
+        Raises:
+            ServingError: FAILED_PRECONDITION for a label of a version that is not available; nothing changes then.
+        """
+        with self._changed:
+            for name, model in models.items():
+                self._check_labels(name, model.labels)
+            self._models = dict(models)
+            self._labels = {name: dict(model.labels) for name, model in models.items()}
+            self._missing = {name: text for name, text in self._missing.items() if name in models}
+        self._wake.set()
+
+    def wait_until_settled(self, timeout: float | None = None) -> list[Failure]:
+        """Waits until every configured model has versions and each of them is available or has failed for good.
+
+        Returns:
+            The failed ones.
+
+        Raises:
+            TimeoutError: That did not happen in time.
+        """
+        with self._changed:
+            if not self._changed.wait_for(self._settled, timeout):
+                raise TimeoutError
+            return [
+                Failure(harness.name, harness.version, harness.error)
+                for harness in self._harnesses.values()
+                if harness.aspired and harness.name in self._models and harness.error and harness.state is State.END
+            ]
+
+    def stop(self) -> None:
+        """Stops watching and loading. What is available goes on answering."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._wake.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _check_labels(self, name: str, labels: Mapping[str, int]) -> None:
+        routes = self._routes.get(name)
+        current = self._labels.get(name, {})
+        for label, version in sorted(labels.items()):
+            if routes and version in routes.versions:
+                continue
+            if self._allow_unavailable_labels and current.get(label, version) == version:
+                continue
+            raise ServingError(
+                Code.FAILED_PRECONDITION,
+                f"Request to assign label to version {version} of model {name}, which is not currently available for "
+                "inference",
+            )
+
+    def _settled(self) -> bool:
+        wanted = [harness for harness in self._harnesses.values() if harness.aspired]
+        return all(any(harness.name == name for harness in wanted) for name in self._models) and all(
+            harness.state is State.AVAILABLE or (harness.state is State.END and harness.error) for harness in wanted
+        )
+
+    def _watch(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            aspired = {name: self._look(model) for name, model in dict(self._models).items()}
+            self._reconcile({name: versions for name, versions in aspired.items() if versions is not None})
+            self._wake.wait(self._poll_seconds or None)
+
+    def _look(self, model: ModelConfig) -> dict[int, Path] | None:
+        """The aspired versions of a model; None when its folder cannot be read, which changes nothing."""
+        path = model.base_path
+        problem = ""
+        versions: dict[int, Path] | None = None
+        try:
+            versions = aspired_versions(versions_on_disk(path), model.policy)
+            if not versions:
+                problem = (
+                    f"No versions of servable {model.name} found under base path {path}. Did you forget to name your "
+                    "leaf directory as a number (eg. '/1/')?"
+                )
+        except OSError as error:
+            problem = (
+                f"Could not find base path {path} for servable {model.name} with error NOT_FOUND: {error.strerror}"
+            )
+        if problem and self._missing.get(model.name) != problem:
+            _warn(f"{problem} Looking again every {self._poll_seconds:g} s" if self._poll_seconds else problem)
+        self._missing[model.name] = problem
+        return versions
+
+    def _reconcile(self, aspired: Mapping[str, Mapping[int, Path]]) -> None:
+        with self._changed:
+            if self._stopping:
+                return
+            for name, versions in aspired.items():
+                for version, path in versions.items():
+                    self._aspire(name, version, path)
+            for harness in self._harnesses.values():
+                removed = harness.name not in self._models
+                harness.aspired = not removed and (
+                    harness.version in aspired[harness.name] if harness.name in aspired else harness.aspired
+                )
+            self._unload_superseded()
+            self._changed.notify_all()
+
+    def _aspire(self, name: str, version: int, path: Path) -> None:
+        harness = self._harnesses.get((name, version))
+        if harness is not None:
+            if harness.state is not State.END:
+                return
+            if harness.error and harness.aspired and harness.fingerprint == _fingerprint(path):
+                return  # it failed, and nothing has changed since
+        harness = self._harnesses[name, version] = _Harness(name, version, path)
+        self._pool.submit(self._bring_up, harness)
+
+    def _unload_superseded(self) -> None:
+        for harness in list(self._harnesses.values()):
+            if harness.aspired or harness.state is not State.AVAILABLE:
+                continue
+            replaced = any(
+                other.aspired and other.state is State.AVAILABLE and other.name == harness.name
+                for other in self._harnesses.values()
+            )
+            wanted = any(other.aspired and other.name == harness.name for other in self._harnesses.values())
+            if replaced or not wanted:
+                harness.state = State.UNLOADING
+                self._publish()
+                self._pool.submit(self._take_down, harness)
+
+    def _bring_up(self, harness: _Harness) -> None:
+        tries = self._retry.retries + 1
+        for attempt in range(1, tries + 1):
+            with self._changed:
+                if not harness.aspired or self._stopping:
+                    harness.state = State.END
+                    return
+                harness.state = State.LOADING
+            fingerprint = _fingerprint(harness.path)
+            try:
+                loaded = self._load(harness.name, harness.version, harness.path)
+            except ServingError as error:
+                problem = error
+            except Exception as error:  # noqa: BLE001 (whatever a model does, the server goes on)
+                problem = ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+            else:
+                with self._changed:
+                    harness.loaded, harness.state, harness.error = loaded, State.AVAILABLE, None
+                    self._publish()
+                    self._unload_superseded()
+                    self._changed.notify_all()
+                return
+            again = attempt < tries
+            _warn(
+                f"{harness.name} version {harness.version} ({harness.path}) failed to load, try {attempt} of {tries}: "
+                f"{problem}" + (f". Next try in {self._retry.interval:g} s" if again else "")
+            )
+            with self._changed:
+                if again:
+                    self._changed.wait_for(lambda: self._stopping or not harness.aspired, self._retry.interval)
+                else:
+                    harness.state, harness.error, harness.fingerprint = State.END, problem, fingerprint
+                    self._changed.notify_all()
+
+    def _take_down(self, harness: _Harness) -> None:
+        loaded = harness.loaded
+        if loaded is not None:
+            for batcher in loaded.batchers.values():
+                batcher.close()
+            loaded.servable.close()
+        del loaded
+        with self._changed:
+            harness.loaded = None
+            harness.state = State.END
+            self._changed.notify_all()
+        release_memory()
+        self._wake.set()
+
+    def _publish(self) -> None:
+        """Rebuilds the routes, which requests read without a lock."""
+        versions: dict[str, dict[int, Loaded]] = {}
+        for harness in self._harnesses.values():
+            if harness.state is State.AVAILABLE and harness.loaded is not None:
+                versions.setdefault(harness.name, {})[harness.version] = harness.loaded
+        self._routes = {name: _Routes(found, found[max(found)]) for name, found in versions.items()}
+
+
+def _fingerprint(path: Path) -> object:
+    """Changes when anything in a version's folder does."""
+    try:
+        return sorted(
+            (str(file), stat.st_size, stat.st_mtime_ns) for file in path.rglob("*") if (stat := file.stat()) is not None
+        )
+    except OSError:
+        return time.monotonic()
+
+
+def _warn(message: str) -> None:
+    print(f"glyph-serve: warning: {message}", file=sys.stderr, flush=True)

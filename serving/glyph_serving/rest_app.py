@@ -1,0 +1,192 @@
+"""TensorFlow Serving's REST API as an ASGI application."""
+
+import json
+import re
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from google.protobuf import json_format
+from google.protobuf.message import Message as ProtoMessage
+from tensorflow_serving.apis import model_pb2
+
+from glyph_serving import inference, json_tensor
+from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.health import Health
+from glyph_serving.manager import Manager
+from glyph_serving.metrics import Metrics
+from glyph_serving.servable import DEFAULT_SIGNATURE, Signature
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+_PREDICTION = re.compile(
+    r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)", re.IGNORECASE
+)
+_STATUS = re.compile(
+    r"/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?", re.IGNORECASE
+)
+_API = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
+_JSON: Headers = [(b"content-type", b"application/json")]
+_HTML: Headers = [(b"content-type", b"text/html"), (b"connection", b"close")]
+_TEXT: Headers = [(b"content-type", b"text/plain")]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What goes back to the caller."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+class RestApp:
+    """Answers REST requests.
+
+    Args:
+        manager: Knows the servables.
+        health: Whether requests are taken.
+        metrics: What is counted.
+        metrics_path: Where the metrics are served; None: nowhere.
+        timeout: Seconds that a request may wait for the model.
+    """
+
+    def __init__(
+        self, manager: Manager, health: Health, metrics: Metrics, metrics_path: str | None, timeout: float
+    ) -> None:
+        self._manager = manager
+        self._health = health
+        self._metrics = metrics
+        self._metrics_path = metrics_path
+        self._timeout = timeout
+        self.in_flight = 0
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        self.in_flight += 1
+        try:
+            message = await receive()
+            body = message.get("body", b"")
+            while message.get("more_body"):
+                message = await receive()
+                body += message.get("body", b"")
+            answer = await self._answer(scope, body)
+            length = (b"content-length", b"%d" % len(answer.body))
+            await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, length]})
+            await send({"type": "http.response.body", "body": answer.body})
+        finally:
+            self.in_flight -= 1
+
+    async def _answer(self, scope: Mapping[str, Any], body: bytes) -> Answer:
+        method = scope["method"]
+        path = _path(scope)
+        if path == self._metrics_path:
+            return Answer(200, _TEXT, self._metrics.exposition())
+        if path == "/healthz":
+            return Answer(200, _TEXT, b"alive\n")
+        if path == "/readyz":
+            return self._readiness()
+        if not _API.fullmatch(path):
+            return Answer(404, _HTML, _page("404 Not Found", "Not Found"))
+        try:
+            if self._health.draining:
+                raise ServingError(Code.UNAVAILABLE, "The server is shutting down")
+            return Answer(200, _JSON, await self._process(method, path, body, scope["headers"]))
+        except ServingError as error:
+            return Answer(error.code.http_status, _JSON, json_tensor.format_error(error.message))
+
+    def _readiness(self) -> Answer:
+        if self._health.draining:
+            return Answer(503, _TEXT, b"draining\n")
+        available = self._manager.available()
+        lines = []
+        for name in self._manager.model_names:
+            versions = available.get(name)
+            state = "version " + ", ".join(map(str, versions)) if versions else "not available"
+            lines.append(f"{name}: {state}\n")
+        return Answer(200 if self._health.serving else 503, _TEXT, "".join(lines).encode())
+
+    async def _process(self, method: str, path: str, body: bytes, headers: Headers) -> bytes:
+        if method == "POST" and (match := _PREDICTION.fullmatch(path)):
+            name, version, label, verb = match.groups()
+            spec = _model_spec(name, version, label)
+            if verb == "predict":
+                return await self._predict(spec, _inflate(body, headers))
+        elif method == "GET" and (match := _STATUS.fullmatch(path)):
+            name, version, label, metadata = match.groups()
+            if not name:
+                raise invalid_argument("Missing model name in request.")
+            spec = _model_spec(name, version, label)
+            return self._metadata(spec) if metadata else _proto_json(inference.status(self._manager, spec)).encode()
+        raise invalid_argument(f"Malformed request: {method} {path}")
+
+    async def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
+        loaded = inference.find(self._manager, spec)
+
+        def find_signature(name: str) -> Signature:
+            signature = loaded.servable.signatures.get(name or DEFAULT_SIGNATURE)
+            if signature is None:
+                raise invalid_argument(
+                    f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def'
+                )
+            return signature
+
+        request = json_tensor.parse_predict(body, find_signature)
+        deadline = time.monotonic() + self._timeout
+        outputs = await loaded.batchers[request.signature.name].run(request.arrays, deadline)
+        named = dict(zip(request.signature.outputs, outputs, strict=True))
+        return json_tensor.format_predictions(named, request.row_format)
+
+    def _metadata(self, spec: model_pb2.ModelSpec) -> bytes:
+        servable = inference.find(self._manager, spec).servable
+        answered = model_pb2.ModelSpec(name=servable.name)
+        answered.version.value = servable.version
+        definitions = _proto_json(inference.signature_def_map(servable.signature_defs))
+        text = f'{{\n"model_spec":{_proto_json(answered)},\n"metadata": {{"signature_def": {definitions}}}\n}}\n'
+        return text.encode()
+
+
+def _path(scope: Mapping[str, Any]) -> str:
+    """The request's path as sent, query string included, with its escapes undone."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    if scope["query_string"]:
+        raw += b"?" + scope["query_string"]
+    return unquote_to_bytes(raw).decode("utf-8", "surrogateescape")
+
+
+def _model_spec(name: str, version: str | None, label: str | None) -> model_pb2.ModelSpec:
+    spec = model_pb2.ModelSpec(name=name)
+    if version is not None:
+        if int(version) >= 2**63:
+            raise invalid_argument(f"Failed to convert version: {version} to numeric.")
+        spec.version.value = int(version)
+    elif label is not None:
+        spec.version_label = label
+    return spec
+
+
+def _inflate(body: bytes, headers: Headers) -> bytes:
+    if not any(name == b"content-encoding" and b"gzip" in value.lower() for name, value in headers):
+        return body
+    try:
+        return zlib.decompress(body, wbits=31)
+    except zlib.error:
+        return b""
+
+
+def _proto_json(message: ProtoMessage) -> str:
+    """A message as proto3 JSON with its field names kept and default values printed, as the genuine server does."""
+    return json.dumps(
+        json_format.MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True),
+        indent=1,
+    )
+
+
+def _page(title: str, heading: str) -> bytes:
+    return f"<HTML><HEAD>\n<TITLE>{title}</TITLE>\n</HEAD><BODY>\n<H1>{heading}</H1>\n</BODY></HTML>\n".encode()

@@ -1,0 +1,199 @@
+"""A servable: one version of a SavedModel, loaded into a session whose signatures can be called."""
+
+import ctypes
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+
+from glyph_serving.errors import Code, ServingError, from_tensorflow, invalid_argument
+
+Array = npt.NDArray[Any]
+Arrays = list[Array]
+
+tf.get_logger().setLevel("ERROR")  # no advice about TF1's session, which is used on purpose
+
+DEFAULT_SIGNATURE = "serving_default"
+CLASSIFY_METHOD = "tensorflow/serving/classify"
+PREDICT_METHOD = "tensorflow/serving/predict"
+REGRESS_METHOD = "tensorflow/serving/regress"
+
+# Kernels that index the dimensions of their input without looking at its rank: a tensor of another rank ends the
+# process (tensor_format.h, "Check failed"), so graphs with one of these get the signature's rank and no other.
+_UNCHECKED_RANK = ("Conv", "DepthwiseConv", "FusedConv", "MaxPool", "AvgPool", "FusedBatchNorm", "LRN", "QuantizedConv")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a signature.
+
+    Attributes:
+        alias: Its name in the signature.
+        tensor: Its name in the graph.
+        dtype: TensorFlow's data type.
+        shape: The dimensions, -1 where any size will do; None where the rank is not known either.
+    """
+
+    alias: str
+    tensor: str
+    dtype: tf.DType
+    shape: tuple[int, ...] | None
+
+    def fits(self, array: Array) -> bool:
+        """Whether an array has this data type and this shape."""
+        if array.dtype != self.numpy_dtype:
+            return False
+        if self.shape is None:
+            return True
+        return len(self.shape) == array.ndim and all(
+            want in (-1, have) for want, have in zip(self.shape, array.shape, strict=True)
+        )
+
+    @cached_property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The dtype of arrays that hold it; strings are arrays of ``bytes`` objects."""
+        dtype: np.dtype[Any] = np.dtype(self.dtype.as_numpy_dtype)
+        return dtype
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A signature that can be called.
+
+    Attributes:
+        name: Its key in the SavedModel.
+        definition: Its SignatureDef.
+        inputs: What it takes, by alias in alphabetical order.
+        outputs: What it gives, by alias in alphabetical order.
+        run: Takes the input arrays and gives the output arrays, both in those orders; raises ServingError.
+        batched: Whether the first dimension of every input and output is the batch.
+        check_rank: Whether an input of another rank than the signature's would end the process.
+    """
+
+    name: str
+    definition: meta_graph_pb2.SignatureDef
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    run: Callable[[Sequence[Array]], Arrays]
+    batched: bool
+    check_rank: bool
+
+    def check(self, arrays: Sequence[Array]) -> None:
+        """Raises INVALID_ARGUMENT for an input that the graph's kernels would not survive."""
+        if not self.check_rank:
+            return
+        for spec, array in zip(self.inputs.values(), arrays, strict=True):
+            if spec.shape is not None and array.ndim != len(spec.shape):
+                expected, received = _shape_text(spec.shape), _shape_text(array.shape)
+                raise invalid_argument(f"input {spec.alias} must have shape {expected}. Received: {received}")
+
+
+@dataclass(frozen=True)
+class Servable:
+    """One loaded version of a model.
+
+    Attributes:
+        name: The model's name.
+        version: The version's number.
+        path: Where it was loaded from.
+        signatures: What it can do, by key.
+        signature_defs: All SignatureDefs of the SavedModel, by key.
+        close: Frees it. No call may be running, and none may follow.
+    """
+
+    name: str
+    version: int
+    path: Path
+    signatures: Mapping[str, Signature]
+    signature_defs: Mapping[str, meta_graph_pb2.SignatureDef]
+    close: Callable[[], None]
+
+
+def load(name: str, version: int, path: Path, tags: Sequence[str], session_config: config_pb2.ConfigProto) -> Servable:
+    """Loads one version of a model.
+
+    Args:
+        name: The model's name.
+        version: The version's number.
+        path: The folder with ``saved_model.pb``.
+        tags: Which of its MetaGraphDefs.
+        session_config: Thread pools and the like.
+
+    Raises:
+        ServingError: With TensorFlow's own code and message.
+    """
+    if not (path / "saved_model.pb").is_file() and not (path / "saved_model.pbtxt").is_file():
+        raise ServingError(
+            Code.NOT_FOUND,
+            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+            f"`saved_model.pb`)\nSpecified file path: {path}",
+        )
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config)
+    try:
+        with session.graph.as_default():
+            meta_graph = tf.compat.v1.saved_model.load(session, list(tags), str(path))
+        definitions = dict(meta_graph.signature_def)
+        check_rank = _has_unchecked_rank(meta_graph.graph_def)
+        signatures = {
+            key: _signature(session, key, definition, check_rank)
+            for key, definition in definitions.items()
+            if definition.outputs and key != "__saved_model_init_op"
+        }
+    except tf.errors.OpError as error:
+        session.close()
+        raise from_tensorflow(error) from error
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        session.close()
+        raise invalid_argument(f"{path} cannot be loaded: {error}") from error
+    return Servable(name, version, path, signatures, definitions, session.close)
+
+
+def _signature(
+    session: tf.compat.v1.Session, name: str, definition: meta_graph_pb2.SignatureDef, check_rank: bool
+) -> Signature:
+    inputs = {alias: _spec(alias, definition.inputs[alias]) for alias in sorted(definition.inputs)}
+    outputs = {alias: _spec(alias, definition.outputs[alias]) for alias in sorted(definition.outputs)}
+    options = config_pb2.CallableOptions(
+        feed=[spec.tensor for spec in inputs.values()], fetch=[spec.tensor for spec in outputs.values()]
+    )
+    options.run_options.inter_op_thread_pool = -1  # in the caller's thread: a hop to a pool costs as much as the model
+    call = session._make_callable_from_options(options)
+
+    def run(arrays: Sequence[Array]) -> Arrays:
+        try:
+            return list(call(*arrays))
+        except tf.errors.OpError as error:
+            raise from_tensorflow(error) from error
+
+    specs = [*inputs.values(), *outputs.values()]
+    batched = all(spec.shape is None or (spec.shape and spec.shape[0] == -1) for spec in specs)
+    return Signature(name, definition, inputs, outputs, run, batched, check_rank)
+
+
+def _spec(alias: str, info: meta_graph_pb2.TensorInfo) -> TensorSpec:
+    shape = None if info.tensor_shape.unknown_rank else tuple(dim.size for dim in info.tensor_shape.dim)
+    return TensorSpec(alias, info.name, tf.as_dtype(info.dtype), shape)
+
+
+def _has_unchecked_rank(graph: Any) -> bool:
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return any(node.op.startswith(_UNCHECKED_RANK) for node in nodes)
+
+
+def _shape_text(shape: Sequence[int]) -> str:
+    return "[" + ",".join("?" if size == -1 else str(size) for size in shape) + "]"
+
+
+def release_memory() -> None:
+    """Gives freed memory back to the operating system after a servable was closed."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
