@@ -1,6 +1,7 @@
 """The `glyph-train` command."""
 
 import argparse
+import contextlib
 import dataclasses
 import errno
 import json
@@ -65,9 +66,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     from glyph_trainer.pipeline import describe, held_out_part, load_images, measure
     from glyph_trainer.trained import load_trained
 
-    trained = load_trained(options.model)
-    dataset = load_images(options.data_dir, options.mnist_dir, options.images)
-    metrics = measure(trained.model, held_out_part(dataset, trained.record.seed), options.mnist_dir)
+    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+        trained = load_trained(options.model)
+        dataset = load_images(options.data_dir, options.mnist_dir, options.images)
+        metrics = measure(trained.model, held_out_part(dataset, trained.record.seed), options.mnist_dir)
     print(json.dumps(metrics, indent=2) if options.json else describe(metrics))
 
 
@@ -80,15 +82,16 @@ def _publish(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from glyph_trainer.versions import published_versions
+    from glyph_trainer.versions import check_writable, published_versions
 
-    versions = published_versions(options.models_dir / options.model_name)
+    base = options.models_dir / options.model_name
+    versions = published_versions(base)
     if options.unless_published and versions:
         print(f"{options.model_name} has version {max(versions)}: nothing to do")
         return
-    from glyph_trainer.publish import check_publishable, publish
+    check_writable(base)
+    from glyph_trainer.publish import publish
 
-    check_publishable(options.models_dir, options.model_name)
     version = publish(_train(options), options.models_dir, options.model_name)
     print(f"Published {version}")
 

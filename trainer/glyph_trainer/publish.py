@@ -1,6 +1,5 @@
 """Publishing: a trained model becomes `<models>/<name>/<version>/`, whole or not at all."""
 
-import errno
 import hashlib
 import json
 from collections.abc import Sequence
@@ -8,11 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from glyph_trainer.card import write_card
+from glyph_trainer.errors import PublishError
 from glyph_trainer.signatures import export
-from glyph_trainer.staging import flush_entry, flush_to_disk, staging_directory
+from glyph_trainer.staging import flush_to_disk, staging_directory
 from glyph_trainer.trained import TrainedModel, TrainingRecord
-from glyph_trainer.versions import published_versions
+from glyph_trainer.versions import rename_to_next_version
 from glyph_trainer.warmup import BATCH_SIZES, FILE_NAME, write_warmup
 
 
@@ -32,48 +34,27 @@ def publish(trained: TrainedModel, models_directory: Path, name: str, batch_size
 
     Raises:
         OSError: the folder cannot be written, or the disk is full. Published versions are untouched.
+        PublishError: the same, where TensorFlow is the one to notice.
     """
     base = models_directory.absolute() / name
     record = trained.record
     with staging_directory(base) as staging:
-        export(trained.model, record.labels, staging)
         extra = staging / "assets.extra"
-        extra.mkdir()
-        write_warmup(extra / FILE_NAME, name, trained.examples, batch_sizes)
+        try:
+            export(trained.model, record.labels, staging)
+            extra.mkdir()
+            write_warmup(extra / FILE_NAME, name, trained.examples, batch_sizes)
+        except tf.errors.OpError as error:  # TensorFlow's way to say OSError
+            raise PublishError(
+                f"the version cannot be written below {base} ({error.message}). Free some space and try again; "
+                f"nothing was published"
+            ) from error
         (extra / "labels.txt").write_text("".join(f"{label}\n" for label in record.labels))
         (extra / "metrics.json").write_text(_json(record.metrics))
         (extra / "MODEL_CARD.md").write_text(write_card(name, record, trained.model.count_params()))
         (extra / "manifest.json").write_text(_json(_manifest(staging, name, record)))
         flush_to_disk(staging)
-        return _rename_to_next_version(staging, base)
-
-
-def check_publishable(models_directory: Path, name: str) -> None:
-    """Find out before the training whether a version could be written after it.
-
-    Args:
-        models_directory: the folder of all models.
-        name: of the model on the server.
-
-    Raises:
-        OSError: the folder cannot be made or written.
-    """
-    with staging_directory(models_directory.absolute() / name):
-        pass
-
-
-def _rename_to_next_version(staging: Path, base: Path) -> Path:
-    """Rename to the first free number after the newest version; another publisher may be faster, then try again."""
-    while True:
-        version = base / str(max(published_versions(base), default=0) + 1)
-        try:
-            staging.rename(version)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-        else:
-            flush_entry(base)
-            return version
+        return rename_to_next_version(staging, base)
 
 
 def _manifest(staging: Path, name: str, record: TrainingRecord) -> dict[str, Any]:

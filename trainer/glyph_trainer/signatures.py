@@ -48,6 +48,8 @@ class ServingModule(tf.Module):  # type: ignore[misc]  # tensorflow has no type 
             return model.stateless_call(self.trainable, self.fixed, image, training=False)[0]
 
         self._forward = forward
+        # A function of its own, so that the endpoints share one graph of it.
+        self._preprocess = tf.function(preprocess_images, input_signature=[tf.TensorSpec([None], tf.string)])
         self.labels = tf.constant(list(labels), tf.string, name="labels")
 
     @tf.function(input_signature=[tf.TensorSpec([None, *IMAGE_SHAPE], tf.uint8, name="image")])  # type: ignore[untyped-decorator]
@@ -70,7 +72,7 @@ class ServingModule(tf.Module):  # type: ignore[misc]  # tensorflow has no type 
         return {"classes": tf.gather(self.labels, order), "scores": scores}
 
     def _read(self, encoded: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(preprocess_images(encoded), [None, *IMAGE_SHAPE])
+        return tf.ensure_shape(self._preprocess(encoded), [None, *IMAGE_SHAPE])
 
     def _probabilities(self, image: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(self._forward(image), [None, self.labels.shape[0]])

@@ -1,5 +1,6 @@
 """The versions of a model that have been published."""
 
+import errno
 import json
 import re
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glyph_trainer.errors import ModelError
+from glyph_trainer.staging import flush_entry, staging_directory
 
 
 @dataclass(frozen=True)
@@ -63,3 +65,40 @@ def describe_version(directory: Path) -> PublishedVersion:
             f"{directory} does not describe itself as a published version does ({error}). "
             f"Name a folder that 'glyph-train publish' has written"
         ) from error
+
+
+def rename_to_next_version(staging: Path, base: Path) -> Path:
+    """Make a finished staging directory the newest version.
+
+    Any number of processes may do this at once: each gets a number of its own.
+
+    Args:
+        staging: the directory, on the same file system as `base`, not empty.
+        base: the folder of the model.
+
+    Returns:
+        where it lies now: under the first free number after the newest version.
+    """
+    while True:
+        version = base / str(max(published_versions(base), default=0) + 1)
+        try:
+            staging.rename(version)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
+                raise
+        else:
+            flush_entry(base)
+            return version
+
+
+def check_writable(base: Path) -> None:
+    """Find out, before a long training, whether a version could be written after it.
+
+    Args:
+        base: the folder of the model; made if missing.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    with staging_directory(base):
+        pass

@@ -1,6 +1,7 @@
 """The deck's data set: a folder of JPEG files named `label.index.jpg`."""
 
 import errno
+import io
 import os
 import re
 from collections.abc import Sequence
@@ -57,8 +58,9 @@ def build_digit_folder(directory: Path, mnist_directory: Path, count: int = DECK
     with staging_directory(directory.parent) as staging:
         with task(f"Writing {directory.name}", count, "images") as work:
             for index, (image, label) in enumerate(zip(digits.images[..., 0], digits.labels, strict=True)):
-                path = staging / f"{digits.names[label]}.{index}.jpg"
-                Image.fromarray(image).save(path, "JPEG", quality=_JPEG_QUALITY)
+                content = io.BytesIO()  # given a file, Pillow overlooks what no longer fits onto the disk
+                Image.fromarray(image).save(content, "JPEG", quality=_JPEG_QUALITY)
+                (staging / f"{digits.names[label]}.{index}.jpg").write_bytes(content.getvalue())
                 work.advance()
         os.sync()  # one fsync a file would take longer than writing them all
         _rename_into_place(staging, directory)

@@ -34,10 +34,25 @@ def build(classes: int) -> keras.Model:
     )
 
 
+def optimizer(steps: int) -> keras.optimizers.Optimizer:
+    """Make Adam with a learning rate that falls linearly to nothing.
+
+    The deck does not show its optimiser. At the constant default rate, the last epoch is a matter of luck: 98.29 % of
+    the 12,000 with seed 1. With the falling rate it is 98.60 %, with the recipe's label smoothing besides 98.75 %.
+
+    Args:
+        steps: of the whole training.
+
+    Returns:
+        the optimiser.
+    """
+    return keras.optimizers.Adam(keras.optimizers.schedules.PolynomialDecay(0.003, steps, 0.0))
+
+
 RECIPE = Recipe(
     name="deck",
     summary="the deck's CNN as drawn (35,754 parameters), batches of 100, 10 epochs, Adam",
     build=build,
-    optimizer=lambda _: keras.optimizers.Adam(),
-    settings=FitSettings(epochs=10, batch_size=100),
+    optimizer=optimizer,
+    settings=FitSettings(epochs=10, batch_size=100, label_smoothing=0.05),
 )

@@ -1,0 +1,211 @@
+"""Publishing: whole versions, whatever happens meanwhile."""
+
+import contextlib
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, cast
+
+import keras
+import pytest
+import tensorflow as tf
+from glyph_trainer.errors import ModelError
+from glyph_trainer.publish import publish
+from glyph_trainer.staging import staging_directory
+from glyph_trainer.trained import TrainedModel, load_trained
+from glyph_trainer.versions import check_writable, describe_version, published_versions, rename_to_next_version
+from tensorflow_serving.apis import prediction_log_pb2
+
+from tests.trainer.conftest import COMMAND, Run, give_up_root, limit_files_to
+
+
+@pytest.fixture(scope="module")
+def trained(trained_folder: Path) -> TrainedModel:
+    return load_trained(trained_folder)
+
+
+@pytest.fixture(scope="module")
+def models(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with one version of `digits`."""
+    folder = tmp_path_factory.mktemp("models")
+    assert publish(trained, folder, "digits", batch_sizes=(1, 4)) == folder / "digits" / "1"
+    return folder
+
+
+PUBLISHER = """
+import sys
+from pathlib import Path
+from typing import IO, cast
+from glyph_trainer.staging import staging_directory
+from glyph_trainer.versions import rename_to_next_version
+base = Path(sys.argv[1])
+with staging_directory(base) as staging:
+    for name in ("saved_model.pb", "labels.txt"):
+        (staging / name).write_text(sys.argv[2])
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(rename_to_next_version(staging, base).name)
+"""
+
+
+def test_ten_publishers_at_once_get_ten_whole_versions(tmp_path: Path) -> None:
+    base = tmp_path / "digits"
+    commands = [[sys.executable, "-c", PUBLISHER, str(base), str(number)] for number in range(10)]
+    with contextlib.ExitStack() as stack:
+        publishers = [
+            stack.enter_context(subprocess.Popen(each, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            for each in commands
+        ]
+        assert {cast("IO[str]", publisher.stdout).readline() for publisher in publishers} == {"ready\n"}
+        for publisher in publishers:
+            cast("IO[str]", publisher.stdin).write("go\n")
+            cast("IO[str]", publisher.stdin).flush()
+        given = [publisher.communicate(timeout=30)[0].strip() for publisher in publishers]
+    assert sorted(given, key=int) == [str(number) for number in range(1, 11)]
+    assert sorted(path.name for path in base.iterdir()) == sorted(given)
+    for number, version in enumerate(given):
+        assert {path.read_text() for path in (base / version).iterdir()} == {str(number)}
+
+
+def test_the_next_version_follows_the_newest(tmp_path: Path) -> None:
+    for name in ("3", "0012", "tmp-99"):
+        (tmp_path / name).mkdir()
+    with staging_directory(tmp_path) as staging:
+        (staging / "saved_model.pb").touch()
+        assert rename_to_next_version(staging, tmp_path).name == "13"
+
+
+def test_the_manifest_lists_every_file_with_its_checksum(models: Path) -> None:
+    directory = models / "digits" / "1"
+    manifest = describe_version(directory).manifest
+    files = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    assert files == {*manifest["sha256"], "assets.extra/manifest.json"}
+    for name, digest in manifest["sha256"].items():
+        assert hashlib.sha256((directory / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_a_version_says_where_it_comes_from(models: Path, trained: TrainedModel) -> None:
+    version = describe_version(models / "digits" / "1")
+    assert version.number == 1
+    assert version.manifest["recipe"] == "deck"
+    assert version.manifest["seed"] == 7
+    assert version.manifest["settings"]["epochs"] == 2
+    assert version.manifest["data_fingerprint"] == trained.record.data_fingerprint
+    assert version.manifest["software"]["tensorflow"] == tf.__version__
+    assert set(version.metrics) == {"held_out", "official_test"}
+    extra = version.directory / "assets.extra"
+    assert (extra / "labels.txt").read_text() == "".join(f"{digit}\n" for digit in range(10))
+    card = (extra / "MODEL_CARD.md").read_text()
+    assert "trained with Glyph's recipe `deck`" in card
+    assert f"{version.metrics['official_test']['accuracy']:.2%}" in card
+
+
+def test_the_exported_model_gives_the_keras_model_s_answers(models: Path, trained: TrainedModel) -> None:
+    exported = tf.saved_model.load(str(models / "digits" / "1")).signatures["serving_default"]
+    difference = exported(image=tf.constant(trained.examples))["probabilities"] - trained.model(trained.examples)
+    assert abs(difference.numpy()).max() < 1e-5
+
+
+def test_the_warm_up_covers_every_signature_at_every_batch_size(models: Path) -> None:
+    path = models / "digits" / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    covered = set()
+    for record in tf.data.TFRecordDataset(str(path)):
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        if log.HasField("classify_log"):
+            request = log.classify_log.request
+            covered.add((request.model_spec.signature_name, len(request.input.example_list.examples)))
+        else:
+            request = log.predict_log.request
+            (tensor,) = request.inputs.values()
+            covered.add((request.model_spec.signature_name, tensor.tensor_shape.dim[0].size))
+        assert request.model_spec.name == "digits"
+    signatures = ("serving_default", "image_bytes", "classify")
+    assert covered == {(signature, size) for signature in signatures for size in (1, 4)}
+
+
+def test_versions_are_listed(glyph_train: Run, models: Path) -> None:
+    done = glyph_train("versions", "--models-dir", models)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["version", "1"]
+    assert "deck" in lines[1]
+    assert "% held out" in lines[1]
+
+
+def test_no_version_is_an_error(glyph_train: Run, tmp_path: Path) -> None:
+    done = glyph_train("versions", "--models-dir", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"glyph-train: error: {tmp_path}/digits has no published version. 'glyph-train run' makes one\n"
+    )
+
+
+def test_unless_published_leaves_a_model_alone(glyph_train: Run, models: Path, tmp_path: Path) -> None:
+    done = glyph_train("run", "--data-dir", tmp_path / "none", "--models-dir", models, "--unless-published")
+    assert done.returncode == 0
+    assert done.stdout == "digits has version 1: nothing to do\n"
+
+
+@pytest.fixture
+def one_version(models: Path) -> Iterator[Path]:
+    """The folder of a model with one version, which must be untouched in the end."""
+    base = models / "digits"
+    before = {path: path.read_bytes() for path in (base / "1").rglob("*") if path.is_file()}
+    yield base
+    assert before == {path: path.read_bytes() for path in (base / "1").rglob("*") if path.is_file()}
+    assert [path.name for path in base.iterdir()] == ["1"]
+
+
+def test_a_killed_publisher_leaves_at_most_a_staging_folder_and_the_next_run_clears_it(
+    one_version: Path, trained_folder: Path
+) -> None:
+    command = [str(COMMAND), "publish", f"--model={trained_folder}", f"--models-dir={one_version.parent}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as publisher:
+        while not any((staging / "variables").exists() for staging in one_version.glob(".staging-*")):
+            assert publisher.poll() is None
+        publisher.kill()
+    assert list(published_versions(one_version)) == [1]
+    assert len(list(one_version.iterdir())) == 2
+    check_writable(one_version)
+    assert len(list(one_version.iterdir())) == 1
+
+
+def test_a_full_disk_publishes_nothing(glyph_train: Run, one_version: Path, trained_folder: Path) -> None:
+    full = limit_files_to(100_000)  # the weights are larger
+    done = glyph_train("publish", "--model", trained_folder, "--models-dir", one_version.parent, preexec_fn=full)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"glyph-train: error: the version cannot be written below {one_version}")
+    assert "Free some space and try again; nothing was published" in done.stderr
+
+
+def test_a_models_folder_that_may_not_be_written_is_found_out_before_the_training(
+    glyph_train: Run, small_folder: Path, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o555)
+    done = glyph_train("run", "--data-dir", small_folder, "--models-dir", tmp_path, preexec_fn=give_up_root)
+    assert done.returncode == 1
+    assert f"glyph-train: error: {tmp_path}" in done.stderr
+    assert "Give this user access, or choose another folder" in done.stderr
+    assert "Epoch" not in done.stdout
+
+
+def test_a_folder_without_a_trained_model_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no model\.keras\. Name a folder that 'glyph-train fit' has written"):
+        load_trained(tmp_path)
+
+
+def test_a_damaged_trained_model_is_an_error(trained_folder: Path, tmp_path: Path) -> None:
+    for path in trained_folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ModelError, match=f"the model in {tmp_path} is damaged .* Train it again"):
+        load_trained(tmp_path)
+
+
+def test_the_record_survives_saving(trained: TrainedModel) -> None:
+    assert isinstance(trained.model, keras.Model)
+    assert trained.record.images == 1000
+    assert len(trained.record.history) == 2
+    assert json.loads(json.dumps(trained.record.metrics)) == trained.record.metrics
