@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit status: 0, 1 after a failure, 2 if the command line is wrong, 130 after an interruption.
     """
     options = _parser().parse_args(arguments)
-    _quieten_tensorflow()
+    _prepare_tensorflow()
     signal.signal(signal.SIGTERM, _interrupt)
     command: Callable[[argparse.Namespace], None] = options.command
     try:
@@ -225,12 +225,14 @@ def _natural(text: str) -> int:
     return int(text)
 
 
-def _quieten_tensorflow() -> None:
-    """Keep TensorFlow's messages about itself off the terminal, unless the user wants them.
+def _prepare_tensorflow() -> None:
+    """Make TensorFlow quiet and quick, unless the user has decided otherwise.
 
-    Where there is no NVIDIA driver even its errors are off: they would only say so, on every start; what goes wrong in
-    a command is raised as an exception.
+    Its messages about itself stay off the terminal. Where there is no NVIDIA driver even its errors are off: they would only say so, on every start; what goes wrong in
+    a command is raised as an exception. oneDNN, which trains the deck's network more than twice as fast, is on by default
+    only on processors with AVX-512.
     """
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if Path("/proc/driver/nvidia").exists() else "3")
 
 
