@@ -8,9 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import gevent
+# Timers to the microsecond: of libev's ways to wait only select() has them, epoll() waits whole milliseconds.
+os.environ.setdefault("GEVENT_BACKEND", "select")
 
 # Locust's import patches the standard library for gevent; everything below relies on it.
+import gevent
 import locust  # noqa: F401
 
 from glyph_loadtest.arrival import Arrivals

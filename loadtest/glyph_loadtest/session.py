@@ -101,7 +101,7 @@ class Session:
             start = perf_counter()
             segments = iter([Segment(0.0, _FOREVER, job.rate, job.rate)])
         sent_in_a_row = 0
-        for moment in due_times(segments, job.arrivals, phase=self._index / job.parts):
+        for moment in due_times(segments, job.arrivals, phase=(self._index + 0.5) / job.parts):
             due = start + moment
             while (early := due - perf_counter()) > 0:
                 gevent.sleep(early)

@@ -31,7 +31,8 @@ class StartServer(Protocol):
 
 
 @contextmanager
-def _running(*arguments: str) -> Iterator[KnownServer]:
+def running_server(*arguments: str) -> Iterator[KnownServer]:
+    """A server with the behaviour that the arguments name; see known_server.py."""
     command = [sys.executable, str(_HERE / "known_server.py"), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -46,13 +47,13 @@ def _running(*arguments: str) -> Iterator[KnownServer]:
 def start_server() -> Iterator[StartServer]:
     """Starts servers with the behaviour that the arguments name; see known_server.py."""
     with ExitStack() as stack:
-        yield lambda *arguments: stack.enter_context(_running(*arguments))
+        yield lambda *arguments: stack.enter_context(running_server(*arguments))
 
 
 @pytest.fixture(scope="session")
 def plain_server() -> Iterator[KnownServer]:
     """A server that answers at once, and rightly."""
-    with _running() as server:
+    with running_server() as server:
         yield server
 
 

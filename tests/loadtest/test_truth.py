@@ -1,0 +1,113 @@
+"""The figures are right: measured against a server whose behaviour is known, to 2 % or a millisecond.
+
+The runs go on side by side, in real time where the system allows it. On a machine that other work disturbs a run may be
+off all the same, so each may be repeated twice.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_SERVER = [sys.executable, str(Path(__file__).parent / "punctual_server.py")]
+_LOAD = [sys.executable, "-m", "glyph_loadtest.cli", "run"]
+_LENGTH = ["--time", "10s", "--json", "--check-share", "0"]
+_DELAY, _STALL, _EVERY = 0.02, 0.5, 5.0
+_STALLING = ["--delay", str(_DELAY), "--stall", str(_STALL), "--stall-every", str(_EVERY)]
+
+_CASES = {
+    "stall, open loop": (_STALLING, ["--rate", "100", "--arrivals", "constant"]),
+    "stall, closed loop": (_STALLING, ["--users", "2"]),
+    "limited rate": (["--rate", "150"], ["--users", "6"]),
+}
+
+_MILLISECOND = 1.0
+Pairs = list[tuple[float, float]]
+
+
+def _in_real_time(process: int) -> None:
+    with contextlib.suppress(PermissionError, AttributeError):
+        os.sched_setscheduler(process, os.SCHED_RR, os.sched_param(1))
+
+
+def _results(behaviour: list[str], load: list[str]) -> Iterator[dict[str, Any] | None]:
+    """Yields None when the first run has started, and then the results of up to three."""
+    environment = dict(os.environ, GEVENT_BACKEND="select")
+    for attempt in range(3):
+        with subprocess.Popen([*_SERVER, *behaviour], stdout=subprocess.PIPE, text=True, env=environment) as server:
+            try:
+                assert server.stdout is not None
+                command = [*_LOAD, f"http://127.0.0.1:{server.stdout.readline().strip()}", *load, *_LENGTH]
+                with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+                    for pid in (server.pid, process.pid):
+                        _in_real_time(pid)
+                    if attempt == 0:
+                        yield None
+                    out, _ = process.communicate(timeout=60)
+            finally:
+                server.kill()
+        yield json.loads(out)
+
+
+class Measured:
+    """The results of all cases, measured at once; one that is off can be measured again."""
+
+    def __init__(self) -> None:
+        self._results = {name: _results(*case) for name, case in _CASES.items()}
+        for results in self._results.values():
+            next(results)
+
+    def check(self, name: str, pairs: Callable[[dict[str, Any]], Pairs]) -> None:
+        off: list[Any] = []
+        for result in self._results[name]:
+            assert result is not None
+            if result["refused"]:
+                off.append(result["refused"])
+                continue
+            tolerated = [max(0.02 * wanted, _MILLISECOND) for _, wanted in pairs(result)]
+            wrong = [pair for pair, most in zip(pairs(result), tolerated, strict=True) if abs(pair[0] - pair[1]) > most]
+            if not wrong:
+                return
+            off.append(wrong)
+        pytest.fail(f"measured, expected: {off}")
+
+
+@pytest.fixture(scope="module")
+def measured() -> Measured:
+    return Measured()
+
+
+def test_an_open_loop_sees_every_percentile_of_a_stall(measured: Measured) -> None:
+    """A tenth of the requests falls into the stalls, and waits for their end: evenly from 0 to 500 ms."""
+
+    def pairs(result: dict[str, Any]) -> Pairs:
+        latency = result["latency_ms"]
+        waits = {percent: (percent - 90) / 10 * _STALL for percent in (95, 99, 99.9)}
+        expected = {f"p{percent:g}": 1000 * (_DELAY + wait) for percent, wait in waits.items()}
+        expected |= {"p50": 1000 * _DELAY, "mean": 1000 * (_DELAY + _STALL / _EVERY * _STALL / 2)}
+        return [(latency[name], value) for name, value in expected.items()] + [(result["requests_per_second"], 100)]
+
+    measured.check("stall, open loop", pairs)
+
+
+def test_a_closed_loop_hides_it(measured: Measured) -> None:
+    """Two users meet four stalls in ten seconds, and ask nothing while they wait: the stall vanishes from p99."""
+
+    def pairs(result: dict[str, Any]) -> Pairs:
+        latency = result["latency_ms"]
+        return [*((latency[name], 1000 * _DELAY) for name in ("p50", "p90")), (100 * float(latency["p99"] > 100), 0.0)]
+
+    measured.check("stall, closed loop", pairs)
+
+
+def test_a_servers_highest_rate_is_what_is_measured(measured: Measured) -> None:
+    def pairs(result: dict[str, Any]) -> Pairs:
+        return [(result["requests_per_second"], 150), (result["latency_ms"]["mean"], 1000 * 6 / 150)]
+
+    measured.check("limited rate", pairs)
