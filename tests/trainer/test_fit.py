@@ -9,16 +9,15 @@ import keras
 import numpy as np
 import pytest
 from glyph_trainer.data.dataset import Dataset
-from glyph_trainer.data.folder import read_image_folder
-from glyph_trainer.errors import DataError, TrainerError
+from glyph_trainer.data.folder import read_folder
+from glyph_trainer.errors import TrainerError
 from glyph_trainer.fit import EpochReport, Loop, fit
-from glyph_trainer.pipeline import load_images, train
 from glyph_trainer.recipes import find_recipe
 
 
 @pytest.fixture(scope="module")
 def dataset(small_folder: Path) -> Dataset:
-    return read_image_folder(small_folder)
+    return read_folder(small_folder).dataset
 
 
 def train_deck(dataset: Dataset, seed: int, epochs: int) -> tuple[list[EpochReport], list[np.ndarray]]:
@@ -62,13 +61,6 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(dataset: Dataset) -> N
     _, other = train_deck(dataset, seed=4, epochs=1)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0], other[0])
-
-
-def test_too_few_images_are_an_error(tmp_path: Path) -> None:
-    dataset = load_images(tmp_path / "few", Path("trainer/data/mnist"), 50)
-    recipe = find_recipe("deck")
-    with pytest.raises(DataError, match="50 images are too few: 71% of them train, and a batch needs 100"):
-        train(recipe, recipe.settings, dataset, seed=1, mnist_directory=Path("trainer/data/mnist"))
 
 
 def test_an_unknown_recipe_is_an_error() -> None:

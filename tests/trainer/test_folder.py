@@ -1,18 +1,20 @@
-"""The folder of files label.index.jpg: written whole, read exactly."""
+"""Folders of images: read exactly, from a cache that is never stale, with every bad file listed."""
 
+import os
 import shutil
-import signal
-import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from glyph_trainer.data.folder import build_digit_folder, read_image_folder
-from glyph_trainer.data.mnist import DEFAULT_DIRECTORY, read_mnist
-from glyph_trainer.errors import DataError
-from PIL import Image
+import tensorflow as tf
+from glyph_trainer.data.folder import CACHE, Folder, read_folder
+from glyph_trainer.data.mnist import read_mnist
+from glyph_trainer.errors import DataError, UnusableFilesError
+from glyph_trainer.preprocess import preprocess_images
+from PIL import Image, ImageOps
 
-from tests.trainer.conftest import COMMAND, Run, give_up_root, limit_files_to
+from tests.trainer.conftest import Run
 
 
 @pytest.fixture
@@ -20,31 +22,39 @@ def folder(small_folder: Path, tmp_path: Path) -> Path:
     """Twenty of the digits, to be spoilt."""
     copy = tmp_path / "digits"
     copy.mkdir()
-    for index, path in enumerate(sorted(small_folder.iterdir())):
+    for index, path in enumerate(sorted(small_folder.glob("*.jpg"))):
         if index % 70 == 0:
             shutil.copy(path, copy)
     return copy
 
 
+def read_settled(folder: Path) -> Folder:
+    """Read a folder once its files are old enough for the cache to be trusted."""
+    newest = max(path.stat().st_ctime_ns for path in folder.rglob("*"))
+    while time.time_ns() - newest < 60_000_000:
+        time.sleep(0.01)  # waits for the file system's clock, not for another process
+    return read_folder(folder)
+
+
 def test_the_folder_holds_the_first_training_digits(small_folder: Path) -> None:
     official = read_mnist().train.take(slice(1400))
-    dataset = read_image_folder(small_folder)
+    dataset = read_folder(small_folder).dataset
     assert dataset.names == tuple("0123456789")
     assert np.array_equal(dataset.labels, official.labels)
     difference = np.abs(dataset.images.astype(int) - official.images)
     assert difference.mean() < 1, "JPEG changes pixels, but hardly"
 
 
-def test_pixels_are_those_of_pillow(small_folder: Path) -> None:
-    dataset = read_image_folder(small_folder)
-    for index in (0, 1, 700, 1399):
-        (path,) = small_folder.glob(f"*.{index}.jpg")
-        with Image.open(path) as image:
-            assert np.array_equal(dataset.images[index, ..., 0], np.asarray(image))
+def test_pixels_are_those_of_pillow(folder: Path) -> None:
+    dataset = read_folder(folder).dataset
+    paths = sorted(folder.glob("*.jpg"), key=lambda path: int(path.name.split(".")[1]))
+    for image, path in zip(dataset.images, paths, strict=True):
+        with Image.open(path) as opened:
+            assert np.array_equal(image[..., 0], np.asarray(opened))
 
 
 def test_shuffling_and_splitting_depend_on_the_seed_alone(small_folder: Path) -> None:
-    dataset = read_image_folder(small_folder)
+    dataset = read_folder(small_folder).dataset
     first, rest = dataset.shuffled(5).split(1000)
     again, _ = dataset.shuffled(5).split(1000)
     other, _ = dataset.shuffled(6).split(1000)
@@ -53,90 +63,116 @@ def test_shuffling_and_splitting_depend_on_the_seed_alone(small_folder: Path) ->
     assert first.fingerprint() == again.fingerprint() != other.fingerprint()
 
 
-def test_a_folder_that_is_there_is_left_alone(small_folder: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in small_folder.iterdir()}
-    assert not build_digit_folder(small_folder, DEFAULT_DIRECTORY, 1400)
-    assert before == {path: path.stat().st_mtime_ns for path in small_folder.iterdir()}
+def test_class_folders_are_read(tmp_path: Path) -> None:
+    for name, shade in (("cat", 40), ("dog", 200), ("10", 10), ("9", 90)):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            Image.new("L", (28, 28), shade + index).save(tmp_path / name / f"picture {index}.png")
+    dataset = read_folder(tmp_path).dataset
+    assert dataset.names == ("9", "10", "cat", "dog"), "numbers by value, then names"
+    assert dict(zip(dataset.labels.tolist()[::2], dataset.images[::2, 0, 0, 0].tolist(), strict=True)) == {
+        0: 90,
+        1: 10,
+        2: 40,
+        3: 200,
+    }
 
 
-def test_a_folder_of_something_else_is_not_overwritten(glyph_train: Run, tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
-    done = glyph_train("dataset", "--data-dir", tmp_path)
-    assert done.returncode == 1
-    assert f"{tmp_path} already holds 1 files that are not the 42,000 digits" in done.stderr
-    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+def test_any_format_and_size_is_read_as_the_served_model_reads_it(tmp_path: Path) -> None:
+    digit = read_mnist().train.images[0, ..., 0]
+    picture = ImageOps.invert(Image.fromarray(digit).resize((90, 90)))
+    formats = [("png", "L"), ("bmp", "RGB"), ("gif", "P"), ("tiff", "L"), ("webp", "RGB"), ("ppm", "RGB")]
+    for index, (extension, mode) in enumerate(formats):
+        picture.convert(mode).save(tmp_path / f"5.{index}.{extension}", lossless=True)
+    served = tf.function(preprocess_images)(tf.constant([(tmp_path / "5.0.png").read_bytes()])).numpy()
+    folder = read_folder(tmp_path)
+    assert folder.resized == len(formats)
+    assert np.array_equal(folder.dataset.images, np.repeat(served, len(formats), axis=0))
 
 
-def test_an_undecodable_image_is_named(folder: Path) -> None:
-    spoilt = sorted(folder.iterdir())[3]
+def test_a_second_read_comes_from_the_cache(folder: Path) -> None:
+    first = read_settled(folder)
+    second = read_folder(folder)
+    assert not first.cached
+    assert second.cached
+    assert first.dataset.fingerprint() == second.dataset.fingerprint()
+
+
+def test_the_cache_is_never_stale(folder: Path) -> None:
+    assert not read_settled(folder).cached
+    first, second, third = sorted(folder.glob("*.jpg"))[:3]
+
+    state = first.stat()
+    content = bytearray(first.read_bytes())
+    content[-20] ^= 1
+    first.write_bytes(content)
+    os.utime(first, ns=(state.st_atime_ns, state.st_mtime_ns))
+    changed = read_settled(folder)
+    assert not changed.cached, "same name, same size, same time of modification; other content"
+
+    second.rename(folder / second.name.replace(second.name[0], "5", 1))
+    renamed = read_settled(folder)
+    assert not renamed.cached
+
+    third.unlink()
+    assert len(read_settled(folder).dataset) == len(renamed.dataset) - 1
+
+    (folder / CACHE).write_bytes(b"no cache")
+    assert not read_settled(folder).cached, "a damaged cache is not used"
+    assert read_folder(folder).cached, "but replaced"
+
+
+def test_a_cache_is_not_written_while_a_change_could_bear_the_same_time(folder: Path) -> None:
+    next(folder.glob("*.jpg")).touch()
+    read_folder(folder)
+    newest = max(path.stat().st_ctime_ns for path in folder.glob("*.jpg"))
+    cache = folder / CACHE
+    assert not cache.exists() or cache.stat().st_ctime_ns - newest > 50_000_000
+
+
+def test_undecodable_images_are_all_named(folder: Path) -> None:
+    spoilt, other = sorted(folder.glob("*.jpg"))[3:9:5]
     spoilt.write_bytes(spoilt.read_bytes()[:300])
-    other = sorted(folder.iterdir())[8]
     other.write_bytes(b"no image at all")
-    with pytest.raises(DataError) as caught:
-        read_image_folder(folder)
-    message = str(caught.value)
-    assert "2 files cannot be used. Repair or remove them:" in message
-    assert f"{spoilt.name}: it cannot be decoded" in message
-    assert f"{other.name}: it is no image" in message
+    Image.new("L", (300, 200), 255).save(folder / "3.99999.jpg")
+    read = read_folder(folder)
+    assert len(read.dataset) == 18
+    assert [file.name for file in read.unreadable] == sorted(
+        (spoilt.name, other.name, "3.99999.jpg"), key=lambda name: int(name.split(".")[1])
+    )
+    reasons = {file.name: file.reason for file in read.unreadable}
+    assert reasons[spoilt.name].startswith("it cannot be decoded (")
+    assert reasons[other.name] == "it is no image"
+    assert reasons["3.99999.jpg"].startswith("it cannot be used (")
 
 
-def test_an_image_of_another_size_is_named(folder: Path) -> None:
-    Image.new("L", (30, 20)).save(folder / "3.99999.jpg")
-    with pytest.raises(DataError, match=r"3\.99999\.jpg: it is 30 x 20 pixels, not 28 x 28"):
-        read_image_folder(folder)
-
-
-def test_a_file_name_without_a_label_is_an_error_of_the_command(glyph_train: Run, folder: Path, tmp_path: Path) -> None:
-    (folder / "holiday.jpg").write_bytes(b"")
-    done = glyph_train("run", "--data-dir", folder, "--models-dir", tmp_path / "models")
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"glyph-train: error: {folder}: 1 file cannot be used. Repair or remove them:\n")
-    assert "holiday.jpg: its name has no label: it should look like 7.123.jpg" in done.stderr
-    assert not list((tmp_path / "models" / "digits").iterdir())
+def test_a_folder_of_nothing_usable_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "7.1.jpg").write_bytes(b"no image")
+    (tmp_path / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(UnusableFilesError, match=r"2 files cannot be used.*\n.*holiday\.jpg.*\n.*7\.1\.jpg"):
+        read_folder(tmp_path)
 
 
 def test_hidden_files_are_no_images(folder: Path) -> None:
     (folder / ".DS_Store").write_bytes(b"left by a file manager")
-    assert len(read_image_folder(folder)) == 20
+    assert len(read_folder(folder).dataset) == 20
 
 
 def test_a_missing_and_an_empty_folder_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere is no folder"):
-        read_image_folder(tmp_path / "nowhere")
+        read_folder(tmp_path / "nowhere")
     with pytest.raises(DataError, match="holds no images"):
-        read_image_folder(tmp_path)
+        read_folder(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_build_leaves_no_folder(tmp_path: Path, number: signal.Signals) -> None:
-    folder = tmp_path / "digits"
-    process = subprocess.Popen([COMMAND, "dataset", "--data-dir", folder], stderr=subprocess.PIPE, text=True)
-    while not any(any(staging.iterdir()) for staging in tmp_path.glob(".staging-*")):
-        assert process.poll() is None, process.stderr
-    process.send_signal(number)
-    _, said = process.communicate(timeout=30)
-    assert not folder.exists()
-    if number == signal.SIGKILL:
-        assert len(list(tmp_path.iterdir())) == 1, "a staging folder is left"
-        assert build_digit_folder(folder, DEFAULT_DIRECTORY, 10)
-        assert [path.name for path in tmp_path.iterdir()] == ["digits"], "and the next run clears it"
-    else:
-        assert process.returncode == 130
-        assert "glyph-train: interrupted; nothing is left half-written" in said
-        assert not list(tmp_path.iterdir())
-
-
-def test_a_full_disk_leaves_no_folder(glyph_train: Run, tmp_path: Path) -> None:
-    done = glyph_train("dataset", "--data-dir", tmp_path / "digits", preexec_fn=limit_files_to(700))
-    assert done.returncode == 1
-    assert "Free some space and try again" in done.stderr
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_that_may_not_be_written_is_an_error(glyph_train: Run, tmp_path: Path) -> None:
-    tmp_path.chmod(0o555)
-    done = glyph_train("dataset", "--data-dir", tmp_path / "digits", preexec_fn=give_up_root)
-    assert done.returncode == 1
-    assert f"glyph-train: error: {tmp_path}" in done.stderr
-    assert "Permission denied for user" in done.stderr
-    assert "Give this user access, or choose another folder" in done.stderr
+def test_a_file_name_without_a_label_stops_the_command_before_the_training(
+    glyph_train: Run, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "holiday.jpg").write_bytes(b"")
+    done = glyph_train("run", "--data-dir", folder, "--models-dir", tmp_path / "models", "--batch-size", 10)
+    assert done.returncode == 2
+    assert "  1 without a label, left out" in done.stdout
+    assert "Epoch" not in done.stdout
+    assert done.stderr.startswith(f"glyph-train: error: {folder}: 1 file cannot be used. Repair or remove them")
+    assert "holiday.jpg: its name has no label: it should look like 7.123.jpg" in done.stderr
+    assert not list((tmp_path / "models" / "digits").iterdir())

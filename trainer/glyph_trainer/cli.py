@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from glyph_trainer.errors import ModelError, TrainerError
 
 if TYPE_CHECKING:
+    from glyph_trainer.pipeline import Images
     from glyph_trainer.trained import TrainedModel
 
 # TensorFlow takes seconds to import: commands import what needs it when they run.
@@ -39,9 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command(options)
     except TrainerError as error:
-        return _fail(str(error))
+        print(f"glyph-train: error: {error}", file=sys.stderr)
+        return error.exit_status
     except OSError as error:
-        return _fail(_explain(error))
+        print(f"glyph-train: error: {_explain(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("glyph-train: interrupted; nothing is left half-written", file=sys.stderr)
         return _INTERRUPTED
@@ -49,10 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dataset(options: argparse.Namespace) -> None:
-    from glyph_trainer.data.folder import build_digit_folder
+    from glyph_trainer.data.digits import build_digit_folder
 
     built = build_digit_folder(options.data_dir, options.mnist_dir, options.images)
     print(f"{options.data_dir}: {options.images:,} images{'' if built else ', there already'}")
+
+
+def _validate(options: argparse.Namespace) -> None:
+    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+        images = _load_images(options, options.seed)
+    if options.json:
+        print(json.dumps(images.validation.as_json(), indent=2))
 
 
 def _fit(options: argparse.Namespace) -> None:
@@ -63,13 +73,13 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from glyph_trainer.pipeline import describe, held_out_part, load_images, measure
+    from glyph_trainer.pipeline import describe, measure
     from glyph_trainer.trained import load_trained
 
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
         trained = load_trained(options.model)
-        dataset = load_images(options.data_dir, options.mnist_dir, options.images)
-        metrics = measure(trained.model, held_out_part(dataset, trained.record.seed), options.mnist_dir)
+        images = _load_images(options, trained.record.seed)
+        metrics = measure(trained.model, images)
     print(json.dumps(metrics, indent=2) if options.json else describe(metrics))
 
 
@@ -127,16 +137,22 @@ def _recipes(_: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> "TrainedModel":
-    from glyph_trainer.pipeline import describe, load_images, train
+    from glyph_trainer.pipeline import describe, train
     from glyph_trainer.recipes import find_recipe
 
     recipe = find_recipe(options.recipe)
     chosen = {"epochs": options.epochs, "batch_size": options.batch_size}
     settings = dataclasses.replace(recipe.settings, **{key: value for key, value in chosen.items() if value})
-    dataset = load_images(options.data_dir, options.mnist_dir, options.images)
-    trained = train(recipe, settings, dataset, options.seed, options.mnist_dir)
+    images = _load_images(options, options.seed, settings.batch_size)
+    trained = train(recipe, settings, images, options.seed)
     print(describe(trained.record.metrics))
     return trained
+
+
+def _load_images(options: argparse.Namespace, seed: int, least: int = 1) -> "Images":
+    from glyph_trainer.pipeline import load_images
+
+    return load_images(options.data_dir, options.mnist_dir, options.images, seed, options.skip_bad, least)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,14 +165,18 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     dataset = add("dataset", _dataset, "write MNIST digits as a folder of files label.index.jpg")
-    _add_data_options(dataset)
+    _add_digit_options(dataset)
+    validate = add("validate", _validate, "look through images without training")
+    validate.add_argument("--json", action="store_true", help="print JSON")
+    _add_source_options(validate)
+    _add_seed_option(validate)
     fit = add("fit", _fit, "train a model and save it, without publishing")
     _add_training_options(fit)
     fit.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make for the trained model")
     evaluate = add("evaluate", _evaluate, "evaluate a trained model on the images that it has not seen")
     evaluate.add_argument("--model", type=Path, required=True, metavar="DIR", help="what 'fit' has saved")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
-    _add_data_options(evaluate)
+    _add_source_options(evaluate)
     publish = add("publish", _publish, "publish a trained model as the next version")
     publish.add_argument("--model", type=Path, required=True, metavar="DIR", help="what 'fit' has saved")
     _add_models_options(publish)
@@ -175,20 +195,33 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
-    _add_data_options(parser)
+    _add_source_options(parser)
     parser.add_argument("--recipe", default="deck", metavar="NAME", help="what to train (default: %(default)s)")
-    parser.add_argument(
-        "--seed", type=_natural, default=1, metavar="N", help="of weights, split and order (default: %(default)s)"
-    )
+    _add_seed_option(parser)
     parser.add_argument("--epochs", type=_positive, metavar="N", help="instead of the recipe's own number")
     parser.add_argument("--batch-size", type=_positive, metavar="N", help="instead of the recipe's own")
 
 
-def _add_data_options(parser: argparse.ArgumentParser) -> None:
-    from glyph_trainer.data.folder import DECK_IMAGES
+def _add_seed_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seed", type=_natural, default=1, metavar="N", help="of weights, split and order (default: %(default)s)"
+    )
+
+
+def _add_source_options(parser: argparse.ArgumentParser) -> None:
+    _add_digit_options(parser)
+    parser.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be used")
+
+
+def _add_digit_options(parser: argparse.ArgumentParser) -> None:
+    from glyph_trainer.data.digits import DECK_IMAGES
 
     parser.add_argument(
-        "--data-dir", type=Path, required=True, metavar="DIR", help="folder of images; built of digits if it is missing"
+        "--data-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of images; if missing, it is made of digits",
     )
     parser.add_argument(
         "--images",
@@ -228,9 +261,9 @@ def _natural(text: str) -> int:
 def _prepare_tensorflow() -> None:
     """Make TensorFlow quiet and quick, unless the user has decided otherwise.
 
-    Its messages about itself stay off the terminal. Where there is no NVIDIA driver even its errors are off: they would only say so, on every start; what goes wrong in
-    a command is raised as an exception. oneDNN, which trains the deck's network more than twice as fast, is on by default
-    only on processors with AVX-512.
+    Its messages about itself stay off the terminal. Where there is no NVIDIA driver even its errors are off: they would
+    only say so, on every start; what goes wrong in a command is raised as an exception. oneDNN, which trains the
+    deck's network more than twice as fast, is on by default only on processors with AVX-512.
     """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if Path("/proc/driver/nvidia").exists() else "3")
@@ -238,11 +271,6 @@ def _prepare_tensorflow() -> None:
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt(signal.Signals(number).name)
-
-
-def _fail(message: str) -> int:
-    print(f"glyph-train: error: {message}", file=sys.stderr)
-    return 1
 
 
 def _explain(error: OSError) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 
 from glyph_trainer.data.dataset import Dataset
-from glyph_trainer.data.folder import build_digit_folder, read_image_folder
-from glyph_trainer.data.mnist import DIGITS, read_mnist_test
-from glyph_trainer.errors import DataError
+from glyph_trainer.data.source import open_source
+from glyph_trainer.data.validation import Validation, validate
+from glyph_trainer.errors import DataError, UnusableFilesError
 from glyph_trainer.evaluate import HELD_OUT, OFFICIAL, SETS, Predictor, evaluate
 from glyph_trainer.fit import FitSettings, Loop, fit
 from glyph_trainer.progress import task
@@ -23,48 +23,84 @@ EXAMPLES = 64
 """How many test images go along with a trained model, at most: as many as the largest batch of the server."""
 
 
-def load_images(directory: Path, mnist_directory: Path, count: int) -> Dataset:
-    """Read the folder of images; build it of MNIST digits first if it is missing or empty.
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The images of a training, in their parts.
+
+    Attributes:
+        train: to train with.
+        held_out: of the same source, to test with.
+        official: test images that are given apart, if any.
+        fingerprint: of train and held_out together, before the split.
+        validation: what is to be said about them.
+    """
+
+    train: Dataset
+    held_out: Dataset
+    official: Dataset | None
+    fingerprint: str
+    validation: Validation
+
+    def test_sets(self) -> dict[str, Dataset]:
+        """Name the sets of images to test with."""
+        return {HELD_OUT: self.held_out} | ({OFFICIAL: self.official} if self.official else {})
+
+
+def load_images(
+    directory: Path, mnist_directory: Path, count: int, seed: int, skip_bad: bool = False, least: int = 1
+) -> Images:
+    """Read images, split them, look through them and say what was found.
 
     Args:
-        directory: the folder.
+        directory: see `open_source`.
         mnist_directory: where the MNIST files lie.
-        count: how many digits to build it of.
+        count: how many digits to build a missing folder of.
+        seed: decides the split.
+        skip_bad: whether to leave out files that cannot be used.
+        least: how many images must be there to train with.
 
     Returns:
         the images.
 
     Raises:
         DataError: the images or the MNIST files cannot be used.
+        UnusableFilesError: some files cannot be used and `skip_bad` is not set.
     """
-    if not directory.is_dir() or not any(directory.iterdir()):
-        build_digit_folder(directory, mnist_directory, count)
     with task(f"Reading {directory.name}", 1, "folder") as work:
-        dataset = read_image_folder(directory)
-        work.outcome = f"{len(dataset):,} images of {len(dataset.names)} classes"
+        source = open_source(directory, mnist_directory, count)
         work.advance()
-    return dataset
+        work.outcome = "from the cache" if source.cached else ""
+    first = round(len(source.images) * TRAINING_SHARE)
+    if not least <= first < len(source.images):
+        raise DataError(
+            f"{directory}: {len(source.images):,} images are too few: {TRAINING_SHARE:.0%} of them train, and a batch "
+            f"needs {least:,}. Add images, or choose a smaller --batch-size"
+        )
+    if len(source.images.names) < 2:
+        raise DataError(f"{directory} holds images of one class, {source.images.names[0]}. A classifier needs two")
+    train, held_out = source.images.shuffled(seed).split(first)
+    validation = validate(train, held_out, source.resized, source.unlabelled, source.unreadable)
+    print(validation.as_text(), flush=True)
+    if validation.unusable and not skip_bad:
+        raise UnusableFilesError(str(directory), [(file.name, file.reason) for file in validation.unusable])
+    return Images(train, held_out, source.official, source.images.fingerprint(), validation)
 
 
-def train(recipe: Recipe, settings: FitSettings, dataset: Dataset, seed: int, mnist_directory: Path) -> TrainedModel:
-    """Train on one part of the images, test on the other, and on the official test images if these are digits.
+def train(recipe: Recipe, settings: FitSettings, images: Images, seed: int) -> TrainedModel:
+    """Train on one part of the images, test on the others.
 
     Args:
         recipe: what to train.
         settings: how; the recipe's own, unless the user says otherwise.
-        dataset: all images.
-        seed: decides the weights, the split, and the order of the images.
-        mnist_directory: where the official test images lie.
+        images: the images.
+        seed: decides the weights and the order of the images.
 
     Returns:
         the trained network, with its record and metrics.
-
-    Raises:
-        DataError: there are too few images.
     """
-    part, test = _split(dataset, seed, settings.batch_size)
+    part = images.train
     keras.utils.set_random_seed(seed)
-    model = recipe.build(len(dataset.names))
+    model = recipe.build(len(part.names))
     optimizer = recipe.optimizer(settings.epochs * settings.steps_per_epoch(len(part)))
     print(f"Training {recipe.name}: {model.count_params():,} parameters, {len(part):,} images", flush=True)
     history = fit(Loop(model, optimizer, part, settings, seed), settings.epochs)
@@ -72,44 +108,27 @@ def train(recipe: Recipe, settings: FitSettings, dataset: Dataset, seed: int, mn
         recipe=recipe.name,
         seed=seed,
         settings=dataclasses.asdict(settings),
-        labels=dataset.names,
+        labels=part.names,
         images=len(part),
-        data_fingerprint=dataset.fingerprint(),
+        data_fingerprint=images.fingerprint,
         history=tuple(dataclasses.asdict(report) for report in history),
-        metrics=measure(model, test, mnist_directory),
+        metrics=measure(model, images),
         software=software_versions(),
     )
-    return TrainedModel(model, record, test.images[:EXAMPLES])
+    return TrainedModel(model, record, images.held_out.images[:EXAMPLES])
 
 
-def held_out_part(dataset: Dataset, seed: int) -> Dataset:
-    """Find the images that a training with this seed does not see.
-
-    Args:
-        dataset: all images.
-        seed: of the training.
-
-    Returns:
-        the images held out.
-    """
-    return _split(dataset, seed, 1)[1]
-
-
-def measure(predictor: Predictor, test: Dataset, mnist_directory: Path) -> dict[str, dict[str, Any]]:
-    """Evaluate on the images held out and, if the classes are the digits, on the official test images.
+def measure(predictor: Predictor, images: Images) -> dict[str, dict[str, Any]]:
+    """Evaluate on all images that are there to test with.
 
     Args:
         predictor: the model.
-        test: the images held out.
-        mnist_directory: where the official test images lie.
+        images: the images of its training.
 
     Returns:
         summaries by the name of the set of images.
     """
-    sets = {HELD_OUT: test}
-    if test.names == DIGITS:
-        sets[OFFICIAL] = read_mnist_test(mnist_directory)
-    return {name: evaluate(predictor, images).summary() for name, images in sets.items()}
+    return {name: evaluate(predictor, dataset).summary() for name, dataset in images.test_sets().items()}
 
 
 def describe(metrics: dict[str, dict[str, Any]]) -> str:
@@ -126,13 +145,3 @@ def describe(metrics: dict[str, dict[str, Any]]) -> str:
         low, high = summary["accuracy_95_percent_interval"]
         lines.append(f"{summary['accuracy']:.2%} of {summary['images']:,} {SETS[name]} (95 %: {low:.2%} to {high:.2%})")
     return "\n".join(lines)
-
-
-def _split(dataset: Dataset, seed: int, least: int) -> tuple[Dataset, Dataset]:
-    first = round(len(dataset) * TRAINING_SHARE)
-    if first < least or first >= len(dataset):
-        raise DataError(
-            f"{len(dataset):,} images are too few: {TRAINING_SHARE:.0%} of them train, and a batch needs {least:,}. "
-            f"Add images, or choose a smaller --batch-size"
-        )
-    return dataset.shuffled(seed).split(first)

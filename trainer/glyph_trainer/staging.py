@@ -89,20 +89,34 @@ def flush_entry(directory: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is never seen half.
+    """Write a file that is never seen half. Writers of the same file take turns.
 
     Args:
         path: the file; what was there before is replaced.
         content: what to write.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.writing")
+    descriptor = _open_locked(temporary)
     try:
-        temporary.write_bytes(content)
-        _fsync(temporary, os.O_RDONLY)
-        temporary.replace(path)
-    finally:
+        with os.fdopen(descriptor, "wb") as file:
+            file.truncate()  # what a writer that was killed has left
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
     flush_entry(path.parent)
+
+
+def _open_locked(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
+            return descriptor
+        os.close(descriptor)  # the writer before has just renamed it
 
 
 def _make_locked(parent: Path) -> tuple[Path, int]:

@@ -1,0 +1,67 @@
+"""The folder of 42,000 digits: written whole or not at all."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from glyph_trainer.data.digits import build_digit_folder
+from glyph_trainer.data.mnist import DEFAULT_DIRECTORY
+
+from tests.trainer.conftest import COMMAND, Run, give_up_root, limit_files_to
+
+
+def test_there_are_as_many_as_the_deck_has(dataset_dir: Path) -> None:
+    names = sorted(path.name for path in dataset_dir.iterdir() if not path.name.startswith("."))
+    assert len(names) == 42_000
+    assert len({int(name.split(".")[1]) for name in names}) == 42_000
+    assert {name.split(".")[0] for name in names} == set("0123456789")
+
+
+def test_a_folder_that_is_there_is_left_alone(small_folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in small_folder.iterdir()}
+    assert not build_digit_folder(small_folder, DEFAULT_DIRECTORY, 1400)
+    assert before == {path: path.stat().st_mtime_ns for path in small_folder.iterdir()}
+
+
+def test_a_folder_of_something_else_is_not_overwritten(glyph_train: Run, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = glyph_train("dataset", "--data-dir", tmp_path)
+    assert done.returncode == 1
+    assert f"{tmp_path} already holds 1 files that are not the 42,000 digits" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_build_leaves_no_folder(tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / "digits"
+    process = subprocess.Popen([COMMAND, "dataset", "--data-dir", folder], stderr=subprocess.PIPE, text=True)
+    while not any(any(staging.iterdir()) for staging in tmp_path.glob(".staging-*")):
+        assert process.poll() is None, process.stderr
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert not folder.exists()
+    if number == signal.SIGKILL:
+        assert len(list(tmp_path.iterdir())) == 1, "a staging folder is left"
+        assert build_digit_folder(folder, DEFAULT_DIRECTORY, 10)
+        assert [path.name for path in tmp_path.iterdir()] == ["digits"], "and the next run clears it"
+    else:
+        assert process.returncode == 130
+        assert "glyph-train: interrupted; nothing is left half-written" in said
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_no_folder(glyph_train: Run, tmp_path: Path) -> None:
+    done = glyph_train("dataset", "--data-dir", tmp_path / "digits", preexec_fn=limit_files_to(700))
+    assert done.returncode == 1
+    assert "Free some space and try again" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_may_not_be_written_is_an_error(glyph_train: Run, tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    done = glyph_train("dataset", "--data-dir", tmp_path / "digits", preexec_fn=give_up_root)
+    assert done.returncode == 1
+    assert f"glyph-train: error: {tmp_path}" in done.stderr
+    assert "Permission denied for user" in done.stderr
+    assert "Give this user access, or choose another folder" in done.stderr

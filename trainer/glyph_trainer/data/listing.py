@@ -1,0 +1,103 @@
+"""Which files of a folder are images, and what each of them shows."""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from glyph_trainer.errors import DataError
+
+_NAME = re.compile(r"([^.]+)\.(\d+)\.\w+")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a folder of images.
+
+    Attributes:
+        directory: the folder.
+        names: the paths of its files in the folder, in no order.
+        fingerprint: SHA-256 over the name, size, inode and times of every file. No change of a file's content keeps all
+            of them: nobody can set the time of the last change of state.
+        changed: when a file was last changed, in nanoseconds since 1970.
+    """
+
+    directory: Path
+    names: tuple[str, ...]
+    fingerprint: str
+    changed: int
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A file whose name says what it shows.
+
+    Attributes:
+        name: its path in the folder.
+        label: what it shows.
+    """
+
+    name: str
+    label: str
+
+
+def list_folder(directory: Path) -> Listing:
+    """List a folder of images, and the folders in it. Names that begin with a dot are left alone.
+
+    Args:
+        directory: the folder.
+
+    Returns:
+        its files.
+
+    Raises:
+        DataError: there is no such folder, or nothing in it.
+    """
+    if not directory.is_dir():
+        raise DataError(f"{directory} is no folder. It should hold images called label.index.jpg, or class folders")
+    names: list[str] = []
+    for item in os.scandir(directory):
+        if item.name.startswith("."):
+            continue
+        if item.is_dir():
+            names += (f"{item.name}/{image.name}" for image in os.scandir(item) if not image.name.startswith("."))
+        else:
+            names.append(item.name)
+    if not names:
+        raise DataError(f"{directory} holds no images. It should hold images called label.index.jpg, or class folders")
+    names.sort()
+    # Tens of thousands of files: what is done for each of them counts.
+    opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        states = [os.stat(name, dir_fd=opened) for name in names]
+    finally:
+        os.close(opened)
+    times = [state.st_ctime_ns for state in states]
+    digest = hashlib.sha256("\n".join(names).encode())
+    digest.update(repr([(state.st_size, state.st_ino, state.st_mtime_ns) for state in states]).encode())
+    digest.update(repr(times).encode())
+    return Listing(directory, tuple(names), digest.hexdigest(), max(times))
+
+
+def read_labels(listing: Listing) -> tuple[list[Labelled], list[str]]:
+    """Find out from the names what the files show.
+
+    Args:
+        listing: files called `label.index.ext`, or in one folder for each class.
+
+    Returns:
+        the files with a label, by index, or by name in class folders; and the names of those without.
+    """
+    found, unlabelled = [], []
+    for name in listing.names:
+        label, _, image = name.rpartition("/")
+        match = None if label else _NAME.fullmatch(image)
+        if label:
+            found.append((0, name, label))
+        elif match:
+            found.append((int(match[2]), name, match[1]))
+        else:
+            unlabelled.append(name)
+    found.sort()
+    return [Labelled(name, label) for _, name, label in found], unlabelled
