@@ -38,8 +38,6 @@ class Behaviour:
         options = self.options
         self.requests += 1
         number = self.requests
-        if options.dies_after and number > options.dies_after:
-            raise SystemExit
         if model != options.model:
             raise RefusalError("NOT_FOUND", 404, f"Servable not found for request: Latest({model})")
         await self.wait()
@@ -148,5 +146,4 @@ if __name__ == "__main__":
     parser.add_argument("--wrong-every", type=int, default=0, help="answer each so-manyth request wrongly")
     parser.add_argument("--rate", type=float, default=0, help="answer at most so many requests a second, in order")
     parser.add_argument("--gather", type=int, default=0, help="answer none before so many requests are there")
-    parser.add_argument("--dies-after", type=int, default=0, help="exit after so many requests")
     asyncio.run(serve(parser.parse_args()))

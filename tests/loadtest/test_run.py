@@ -68,11 +68,24 @@ def test_bad_arguments_are_refused(glyph_load: GlyphLoad, arguments: list[str]) 
     assert "glyph-load: error: " in done.err
 
 
-def test_a_server_that_dies_half_way_leaves_what_was_measured(
-    start_server: StartServer, glyph_load: GlyphLoad, tmp_path: Path
-) -> None:
-    server = start_server("--delay", "0.005", "--dies-after", "300")
-    done = glyph_load("run", server.grpc, *_SHORT, "--time", "30s", "--save", str(tmp_path / "run.json"))
+def _run_until(line: str, act: Callable[[subprocess.Popen[str]], None], target: str, saved: Path) -> Outcome:
+    """Runs for a minute at most, and acts when a line of the progress appears."""
+    command = [sys.executable, "-m", "glyph_loadtest.cli", "run", target, "--warm-up", "0s", "--time", "60s"]
+    with subprocess.Popen(
+        [*command, "--save", str(saved)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for shown in process.stderr:
+            if shown.startswith(line):
+                act(process)
+                break
+        out, err = process.communicate(timeout=20)
+    return Outcome(process.returncode, out, err)
+
+
+def test_a_server_that_dies_half_way_leaves_what_was_measured(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server("--delay", "0.005")
+    done = _run_until("     1 s", lambda _: server.process.kill(), server.grpc, tmp_path / "run.json")
     assert done.code == 1
     assert "the server refused every connection for 3 s" in done.err
     saved = json.loads((tmp_path / "run.json").read_text())
@@ -81,18 +94,11 @@ def test_a_server_that_dies_half_way_leaves_what_was_measured(
 
 
 def test_an_interrupted_run_leaves_what_was_measured(plain_server: KnownServer, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "glyph_loadtest.cli", "run", plain_server.grpc, "--warm-up", "0s", "--time", "60s"]
-    command += ["--save", str(tmp_path / "run.json")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("     2 s"):
-                process.send_signal(signal.SIGINT)
-                break
-        out, err = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "requests per second" in out
-    assert "interrupted; measured until then: 2 s" in err
+    interrupt = lambda process: process.send_signal(signal.SIGINT)  # noqa: E731
+    done = _run_until("     1 s", interrupt, plain_server.grpc, tmp_path / "run.json")
+    assert done.code == 130
+    assert "requests per second" in done.out
+    assert "interrupted; measured until then: 1 s" in done.err
     assert json.loads((tmp_path / "run.json").read_text())["requests"] > 0
 
 

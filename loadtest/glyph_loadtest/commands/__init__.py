@@ -1,0 +1,148 @@
+"""The commands of `glyph-load`, one module each, and what they share."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from glyph_loadtest.channel import NO_CONNECTION, CallError
+from glyph_loadtest.generator import INTERRUPTED, probe
+from glyph_loadtest.measurement import Second
+from glyph_loadtest.options import add_request_options, positive
+from glyph_loadtest.payload import AnswerError
+from glyph_loadtest.result import Run, from_dict
+from glyph_loadtest.target import PayloadKind, Target, TargetError, parse_address
+
+EXIT_FAILURES, EXIT_UNUSABLE, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked for; the message is for the user."""
+
+
+def add_targets(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Adds one or more targets and the options that say what requests to them look like."""
+    for name in names:
+        parser.add_argument(
+            name.lower(), metavar=name, help="localhost:8500 or grpc://... for gRPC, http://... for REST"
+        )
+    add_request_options(parser)
+
+
+def add_outcome(parser: argparse.ArgumentParser) -> None:
+    """Adds where the result goes."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="also write the result, as JSON, to a file")
+
+
+def add_workers(group: argparse._ActionsContainer) -> None:
+    """Adds the number of processes."""
+    group.add_argument(
+        "--workers", type=positive, default=1, metavar="N", help="processes that share the load (default: 1)"
+    )
+
+
+def target_of(options: argparse.Namespace, text: str) -> Target:
+    """The target that a text and the request options describe, which has answered one request.
+
+    Raises:
+        TargetError: they describe none.
+        CommandError: it does not answer.
+    """
+    address, rest = parse_address(text)
+    payload = PayloadKind(options.payload)
+    target = Target(address, rest, options.model, payload, options.batch, options.request_timeout)
+    try:
+        probe(target)
+    except CallError as error:
+        if error.kind == NO_CONNECTION:
+            raise CommandError(f"{target}: cannot connect ({error.message}). Is a server running there?") from error
+        unknown = error.kind in ("NOT_FOUND", "HTTP 404")
+        hint = f"Is --model {target.model} its name?" if unknown else "Nothing was measured."
+        raise CommandError(f"{target} answered {error}. {hint}") from error
+    except AnswerError as error:
+        raise CommandError(f"{target}: {error}. Is {target.model!r} a model of digits?") from error
+    return target
+
+
+def whole_seconds(seconds: float, option: str) -> int:
+    """A length of time in whole seconds.
+
+    Raises:
+        CommandError: it is less than one.
+    """
+    if seconds < 1:
+        raise CommandError(f"{option} is at least 1s. Received: {seconds:g}s")
+    return round(seconds)
+
+
+def check_folder(path: Path | None) -> None:
+    """Makes sure, before the work, that its result can be written.
+
+    Raises:
+        CommandError: the folder does not exist.
+    """
+    if path is not None and not path.absolute().parent.is_dir():
+        raise CommandError(f"--save: there is no folder {path.absolute().parent}")
+
+
+def save(text: str, path: Path) -> None:
+    """Writes a file so that it is whole or not there."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged.write_text(text)
+    staged.replace(path)
+
+
+def read_run(path: Path) -> Run:
+    """Reads a saved run.
+
+    Raises:
+        CommandError: the file is none.
+    """
+    try:
+        return from_dict(json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError, TargetError) as error:
+        raise CommandError(
+            f"{path} is no run saved by glyph-load run --save ({type(error).__name__}: {error})"
+        ) from error
+
+
+def tell(text: str) -> None:
+    """Shows progress on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def show_second(number: int, second: Second) -> None:
+    """Shows one second of a run."""
+    name = f"{number:4d} s" if number > 0 else "warm-up"
+    p99 = second.latency.percentile(99) / 1000
+    tell(f"{name:>8}  {second.finished:7,} answers  p99 {p99:8.2f} ms  {second.failed:,} failures")
+
+
+def show_nothing(number: int, second: Second) -> None:
+    """Shows nothing: for runs that are steps of something longer."""
+
+
+def finish(options: argparse.Namespace, document: dict[str, Any], text: str | None) -> None:
+    """Saves the result when that is wanted, and prints it as JSON or as text."""
+    if options.save is not None:
+        save(json.dumps(document), options.save)
+    if options.json:
+        print(json.dumps(document))
+    elif text is not None:
+        print(text)
+
+
+def check_interrupt(run: Run) -> None:
+    """Passes on Ctrl-C to the command whose step the run was.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted.
+        CommandError: the run ended early for another reason.
+    """
+    if run.cut_short == INTERRUPTED:
+        raise KeyboardInterrupt
+    if run.cut_short is not None:
+        raise CommandError(f"{run.target}: {run.cut_short}")
