@@ -9,5 +9,6 @@ from glyph_serving.server import Server  # noqa: E402 (its import takes seconds,
 
 server = Server.from_environment()
 signals.terminate = server.drain
+signals.reload = server.reload
 grpc = server.grpc
 rest = server.rest

@@ -17,7 +17,7 @@ import numpy as np
 
 from glyph_serving.config import BatchingParameters
 from glyph_serving.errors import Code, ServingError, invalid_argument
-from glyph_serving.servable import Array, Arrays, Signature, TensorSpec
+from glyph_serving.servable import Array, Arrays, Signature
 
 _INLINE_SECONDS = 0.010  # an expected run of up to this much stays on the event loop
 _SMOOTHING = 0.1  # weight of the latest run in the expectation
@@ -93,7 +93,9 @@ class Batcher:
         Raises:
             ServingError: What is wrong with the request, or what the run ended with.
         """
-        self._signature.check(arrays)
+        fits = self._signature.fits(arrays)
+        if not fits:
+            self._signature.check(arrays)
         if not self._gather:
             return await self._submit(arrays, 1, True, deadline)
         size = _batch_size(arrays)
@@ -102,7 +104,7 @@ class Batcher:
                 f"Task size {size} is larger than maximum input batch size {self._parameters.max_batch_size}"
             )
         # What does not fit the signature runs by itself, so that it cannot spoil a run for others.
-        alone = size == 0 or not all(map(TensorSpec.fits, self._signature.inputs.values(), arrays))
+        alone = size == 0 or not fits
         if alone or size <= self._run_limit:
             return await self._submit(arrays, size, alone, deadline)
         pieces = [slice(start, start + self._run_limit) for start in range(0, size, self._run_limit)]

@@ -70,7 +70,23 @@ def _grpc_options() -> dict[str, Any]:
 
 
 def _rest_options() -> dict[str, Any]:
-    return {"codec_type": "HTTP1", "stream_idle_timeout": "0s"}
+    page = "<HTML><HEAD>\n<TITLE>{0}</TITLE>\n</HEAD><BODY>\n<H1>{1}</H1>\n</BODY></HTML>\n"
+    return {
+        "codec_type": "HTTP1",
+        "server_header_transformation": "PASS_THROUGH",
+        "stream_idle_timeout": "0s",
+        "http_protocol_options": {
+            "accept_http_10": True,
+            "default_host_for_http_10": "localhost",
+            "allow_custom_methods": True,  # answered with 501 by the application
+        },
+        "local_reply_config": {
+            "body_format": {
+                "text_format_source": {"inline_string": page.format("%RESPONSE_CODE% Bad Request", "Bad Request")},
+                "content_type": "text/html",
+            },
+        },
+    }
 
 
 def execute(config: ServerConfig, arguments: Sequence[str]) -> NoReturn:

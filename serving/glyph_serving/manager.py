@@ -7,7 +7,7 @@ is available (the availability-preserving policy); a failed load is tried again.
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
@@ -126,6 +126,8 @@ class Manager:
         self._routes: Mapping[str, _Routes] = {}
         self._labels: dict[str, Mapping[str, int]] = {}
         self._missing: dict[str, str] = {}
+        self._generation = 0  # of the list of models
+        self._reconciled = 0  # the generation that the harnesses reflect
         self._wake = threading.Event()
         self._stopping = False
         self.set_models(models)
@@ -206,7 +208,26 @@ class Manager:
             self._models = dict(models)
             self._labels = {name: dict(model.labels) for name, model in models.items()}
             self._missing = {name: text for name, text in self._missing.items() if name in models}
+            self._generation += 1
         self._wake.set()
+
+    def reload(self, models: Mapping[str, ModelConfig]) -> None:
+        """Replaces the list of models and waits until what is new is available and what is gone is unloaded.
+
+        Raises:
+            ServingError: NOT_FOUND for a model without versions on disk, FAILED_PRECONDITION for a label of a version
+                that is not available (nothing changes in either case); UNKNOWN for one that cannot be loaded.
+        """
+        for model in models.values():
+            if not _has_versions(model):
+                raise ServingError(
+                    Code.NOT_FOUND,
+                    f"Could not find versions of model {model.name} under base path {model.base_path}. Publish one "
+                    "there, or correct the path",
+                )
+        self.set_models(models)
+        if failures := self.wait_until_settled():
+            raise failure_error(failures)
 
     def wait_until_settled(self, timeout: float | None = None) -> list[Failure]:
         """Waits until every configured model has versions and each of them is available or has failed for good.
@@ -250,15 +271,19 @@ class Manager:
 
     def _settled(self) -> bool:
         wanted = [harness for harness in self._harnesses.values() if harness.aspired]
-        return all(any(harness.name == name for harness in wanted) for name in self._models) and all(
-            harness.state is State.AVAILABLE or (harness.state is State.END and harness.error) for harness in wanted
+        return (
+            self._reconciled == self._generation
+            and all(any(harness.name == name for harness in wanted) for name in self._models)
+            and all(_is_settled(harness) for harness in self._harnesses.values())
         )
 
     def _watch(self) -> None:
         while not self._stopping:
             self._wake.clear()
-            aspired = {name: self._look(model) for name, model in dict(self._models).items()}
-            self._reconcile({name: versions for name, versions in aspired.items() if versions is not None})
+            with self._changed:
+                generation, models = self._generation, self._models
+            aspired = {name: self._look(model) for name, model in models.items()}
+            self._reconcile(generation, {name: found for name, found in aspired.items() if found is not None})
             self._wake.wait(self._poll_seconds or None)
 
     def _look(self, model: ModelConfig) -> dict[int, Path] | None:
@@ -282,10 +307,11 @@ class Manager:
         self._missing[model.name] = problem
         return versions
 
-    def _reconcile(self, aspired: Mapping[str, Mapping[int, Path]]) -> None:
+    def _reconcile(self, generation: int, aspired: Mapping[str, Mapping[int, Path]]) -> None:
         with self._changed:
-            if self._stopping:
+            if self._stopping or generation != self._generation:
                 return
+            self._reconciled = generation
             for name, versions in aspired.items():
                 for version, path in versions.items():
                     self._aspire(name, version, path)
@@ -376,6 +402,29 @@ class Manager:
             if harness.state is State.AVAILABLE and harness.loaded is not None:
                 versions.setdefault(harness.name, {})[harness.version] = harness.loaded
         self._routes = {name: _Routes(found, found[max(found)]) for name, found in versions.items()}
+
+
+def failure_error(failures: Sequence[Failure]) -> ServingError:
+    """The error for versions that could not be loaded, as the genuine server words it."""
+    reasons = "".join(
+        f"{{{{name: {failure.name} version: {failure.version}}} due to error: {failure.error}}}, "
+        for failure in failures
+    )
+    return ServingError(Code.UNKNOWN, f"{len(failures)} servable(s) did not become available: {{{reasons}}}")
+
+
+def _is_settled(harness: _Harness) -> bool:
+    """Whether a version is where it is wanted, or will not get there."""
+    if harness.aspired:
+        return harness.state is State.AVAILABLE or (harness.state is State.END and harness.error is not None)
+    return harness.state is State.END
+
+
+def _has_versions(model: ModelConfig) -> bool:
+    try:
+        return bool(aspired_versions(versions_on_disk(model.base_path), model.policy))
+    except OSError:
+        return False
 
 
 def _fingerprint(path: Path) -> object:

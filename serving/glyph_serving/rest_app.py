@@ -11,12 +11,12 @@ from urllib.parse import unquote_to_bytes
 
 from google.protobuf import json_format
 from google.protobuf.message import Message as ProtoMessage
-from tensorflow_serving.apis import model_pb2
+from tensorflow_serving.apis import classification_pb2, model_pb2, regression_pb2
 
-from glyph_serving import inference, json_tensor
+from glyph_serving import classify, inference, json_tensor
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.health import Health
-from glyph_serving.manager import Manager
+from glyph_serving.manager import Loaded, Manager
 from glyph_serving.metrics import Metrics
 from glyph_serving.servable import DEFAULT_SIGNATURE, Signature
 
@@ -32,8 +32,10 @@ _STATUS = re.compile(
     r"/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?", re.IGNORECASE
 )
 _API = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
+_METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 _JSON: Headers = [(b"content-type", b"application/json")]
 _HTML: Headers = [(b"content-type", b"text/html"), (b"connection", b"close")]
+_PLAIN_HTML: Headers = [(b"content-type", b"text/html; charset=ISO-8859-1")]
 _TEXT: Headers = [(b"content-type", b"text/plain")]
 
 
@@ -86,6 +88,10 @@ class RestApp:
     async def _answer(self, scope: Mapping[str, Any], body: bytes) -> Answer:
         method = scope["method"]
         path = _path(scope)
+        if method not in _METHODS:
+            return Answer(501, _HTML, _page("501 Not Implemented", "Not Implemented"))
+        if method == "OPTIONS":
+            return _preflight(scope["headers"])
         if path == self._metrics_path:
             return Answer(200, _TEXT, self._metrics.exposition())
         if path == "/healthz":
@@ -99,7 +105,8 @@ class RestApp:
                 raise ServingError(Code.UNAVAILABLE, "The server is shutting down")
             return Answer(200, _JSON, await self._process(method, path, body, scope["headers"]))
         except ServingError as error:
-            return Answer(error.code.http_status, _JSON, json_tensor.format_error(error.message))
+            body = json_tensor.format_error(error.message) if error.message else b""
+            return Answer(error.code.http_status, _JSON, body)
 
     def _readiness(self) -> Answer:
         if self._health.draining:
@@ -116,8 +123,13 @@ class RestApp:
         if method == "POST" and (match := _PREDICTION.fullmatch(path)):
             name, version, label, verb = match.groups()
             spec = _model_spec(name, version, label)
+            body = _inflate(body, headers)
             if verb == "predict":
-                return await self._predict(spec, _inflate(body, headers))
+                return await self._predict(spec, body)
+            if verb == "classify":
+                return await self._classify(spec, body)
+            if verb == "regress":
+                return await self._regress(spec, body)
         elif method == "GET" and (match := _STATUS.fullmatch(path)):
             name, version, label, metadata = match.groups()
             if not name:
@@ -127,10 +139,11 @@ class RestApp:
         raise invalid_argument(f"Malformed request: {method} {path}")
 
     async def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-        loaded = inference.find(self._manager, spec)
+        found: list[Loaded] = []  # looked for only once the body has turned out to be JSON
 
         def find_signature(name: str) -> Signature:
-            signature = loaded.servable.signatures.get(name or DEFAULT_SIGNATURE)
+            found.append(inference.find(self._manager, spec))
+            signature = found[-1].servable.signatures.get(name or DEFAULT_SIGNATURE)
             if signature is None:
                 raise invalid_argument(
                     f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def'
@@ -138,10 +151,24 @@ class RestApp:
             return signature
 
         request = json_tensor.parse_predict(body, find_signature)
-        deadline = time.monotonic() + self._timeout
-        outputs = await loaded.batchers[request.signature.name].run(request.arrays, deadline)
+        outputs = await found[-1].batchers[request.signature.name].run(request.arrays, self._deadline())
         named = dict(zip(request.signature.outputs, outputs, strict=True))
         return json_tensor.format_predictions(named, request.row_format)
+
+    async def _classify(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
+        spec.signature_name, examples = json_tensor.parse_examples(body)
+        request = classification_pb2.ClassificationRequest(model_spec=spec, input=examples)
+        response = await classify.classify(self._manager, request, self._deadline())
+        return json_tensor.format_classifications(response.result)
+
+    async def _regress(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
+        spec.signature_name, examples = json_tensor.parse_examples(body)
+        request = regression_pb2.RegressionRequest(model_spec=spec, input=examples)
+        response = await classify.regress(self._manager, request, self._deadline())
+        return json_tensor.format_regressions(response.result)
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._timeout
 
     def _metadata(self, spec: model_pb2.ModelSpec) -> bytes:
         servable = inference.find(self._manager, spec).servable
@@ -153,22 +180,33 @@ class RestApp:
 
 
 def _path(scope: Mapping[str, Any]) -> str:
-    """The request's path as sent, query string included, with its escapes undone."""
+    """The request's path as sent, query string included: the genuine server takes it for a part of the path."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
     if scope["query_string"]:
         raw += b"?" + scope["query_string"]
-    return unquote_to_bytes(raw).decode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def _model_spec(name: str, version: str | None, label: str | None) -> model_pb2.ModelSpec:
-    spec = model_pb2.ModelSpec(name=name)
+    spec = model_pb2.ModelSpec(name=_unquote(name))
     if version is not None:
         if int(version) >= 2**63:
-            raise invalid_argument(f"Failed to convert version: {version} to numeric.")
+            raise invalid_argument("")  # the genuine server's answer has no body
         spec.version.value = int(version)
     elif label is not None:
-        spec.version_label = label
+        spec.version_label = _unquote(label)
     return spec
+
+
+def _unquote(text: str) -> str:
+    return unquote_to_bytes(text.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
+
+
+def _preflight(headers: Headers) -> Answer:
+    """The answer to OPTIONS, which browsers ask with an ``Origin``."""
+    origins = [value for name, value in headers if name == b"origin"]
+    allowed = bool(origins) and origins[0].startswith((b"http://", b"https://"))
+    return Answer(200 if allowed else 400, _PLAIN_HTML, b"")
 
 
 def _inflate(body: bytes, headers: Headers) -> bytes:

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,12 +86,18 @@ class Signature:
     batched: bool
     check_rank: bool
 
+    def fits(self, arrays: Sequence[Array]) -> bool:
+        """Whether the inputs are of the data types and shapes that the signature declares."""
+        return all(map(TensorSpec.fits, self.inputs.values(), arrays))
+
     def check(self, arrays: Sequence[Array]) -> None:
-        """Raises INVALID_ARGUMENT for an input that the graph's kernels would not survive."""
-        if not self.check_rank:
-            return
-        for spec, array in zip(self.inputs.values(), arrays, strict=True):
-            if spec.shape is not None and array.ndim != len(spec.shape):
+        """Raises INVALID_ARGUMENT for inputs that do not fit and that the graph would not take, or not survive."""
+        specs = sorted(zip(self.inputs.values(), arrays, strict=True), key=lambda pair: pair[0].tensor)
+        for position, (spec, array) in enumerate(specs):
+            if array.dtype != spec.numpy_dtype:
+                expected, received = type_text(spec.dtype), type_text(tf.as_dtype(array.dtype))
+                raise invalid_argument(f"Expects arg[{position}] to be {expected} but {received} is provided")
+            if self.check_rank and spec.shape is not None and array.ndim != len(spec.shape):
                 expected, received = _shape_text(spec.shape), _shape_text(array.shape)
                 raise invalid_argument(f"input {spec.alias} must have shape {expected}. Received: {received}")
 
@@ -183,8 +190,15 @@ def _spec(alias: str, info: meta_graph_pb2.TensorInfo) -> TensorSpec:
 
 
 def _has_unchecked_rank(graph: Any) -> bool:
+    if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
+        return False  # it is oneDNN's kernels that do not look
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     return any(node.op.startswith(_UNCHECKED_RANK) for node in nodes)
+
+
+def type_text(dtype: tf.DType) -> str:
+    """TensorFlow's C++ name of a data type."""
+    return {"float32": "float", "float64": "double", "float16": "half"}.get(dtype.name, str(dtype.name))
 
 
 def _shape_text(shape: Sequence[int]) -> str:

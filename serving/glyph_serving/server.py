@@ -21,22 +21,24 @@ from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
     inference_pb2,
+    model_management_pb2,
     predict_pb2,
     prediction_log_pb2,
     regression_pb2,
+    status_pb2,
 )
 
-from glyph_serving import classify, inference, servable
+from glyph_serving import classify, denormals, inference, servable
 from glyph_serving import config as configuration
 from glyph_serving import flags as command_line
 from glyph_serving.batching import Batcher
-from glyph_serving.cli import EXIT_FAILURE
+from glyph_serving.cli import EXIT_FAILURE, warn
 from glyph_serving.config import BatchingParameters, ServerConfig
 from glyph_serving.envoy import ARGUMENTS_VARIABLE
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.grpc_app import GrpcApp, Handler
 from glyph_serving.health import Health
-from glyph_serving.manager import Loaded, Manager, RetryPolicy
+from glyph_serving.manager import Loaded, Manager, RetryPolicy, failure_error
 from glyph_serving.metrics import Metrics
 from glyph_serving.rest_app import RestApp
 from glyph_serving.warmup import MAX_RECORDS, WARMUP_FILE, read_records, replay
@@ -75,7 +77,9 @@ class Server:
         flags = config.flags
         self._config = config
         self._metrics = Metrics()
-        self._engine = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="engine")
+        self._engine = ThreadPoolExecutor(
+            os.cpu_count(), thread_name_prefix="engine", initializer=denormals.flush_in_this_thread
+        )
         self._session_config = session_config(flags)
         self._manager = Manager(
             config.models,
@@ -115,15 +119,21 @@ class Server:
         if self._models_ready.is_set():
             time.sleep(_FLUSH_SECONDS)
 
+    def reload(self) -> None:
+        """Reads the model config file again and serves what it says; on an error, what is served stays."""
+        path = self._config.flags.model_config_file
+        if not path:
+            warn("SIGHUP: nothing to read again without --model_config_file")
+            return
+        try:
+            self._manager.reload(configuration.read_models(path))
+        except ServingError as error:
+            warn(f"{path} is not in effect: {error}")
+
     def _start(self) -> None:
         """Opens the ports once the models are available, and says so; ends the process if they cannot be."""
-        failed = self._manager.wait_until_settled()
-        if failed:
-            reasons = "".join(
-                f"{{{{name: {status.name} version: {status.version}}} due to error: {status.error}}}, "
-                for status in failed
-            )
-            _fail(ServingError(Code.UNKNOWN, f"{len(failed)} servable(s) did not become available: {{{reasons}}}"))
+        if failures := self._manager.wait_until_settled():
+            _fail(failure_error(failures))
         self._models_ready.set()
         flags = self._config.flags
         addresses = []
@@ -200,6 +210,15 @@ class Server:
         async def status(request: get_model_status_pb2.GetModelStatusRequest, _deadline: float) -> Any:
             return inference.status(manager, request.model_spec)
 
+        async def reload(request: model_management_pb2.ReloadConfigRequest, _deadline: float) -> Any:
+            if request.config.WhichOneof("config") != "model_config_list":
+                raise invalid_argument(
+                    "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is "
+                    "currently supported"
+                )
+            await asyncio.to_thread(manager.reload, configuration.models_from_proto(request.config))
+            return model_management_pb2.ReloadConfigResponse(status=status_pb2.StatusProto())
+
         def unary(request_type: Any, answer: Callable[[Any, float], Awaitable[Any]]) -> Handler:
             async def handle(payload: bytes, deadline: float) -> bytes:
                 response: bytes = (await answer(request_type.FromString(payload), deadline)).SerializeToString()
@@ -217,6 +236,7 @@ class Server:
                 inference_pb2.MultiInferenceRequest, partial(classify.multi_inference, manager)
             ),
             f"{_PREDICTION}GetModelMetadata": unary(get_model_metadata_pb2.GetModelMetadataRequest, metadata),
+            f"{_MODEL}HandleReloadConfigRequest": unary(model_management_pb2.ReloadConfigRequest, reload),
             f"{_MODEL}GetModelStatus": unary(get_model_status_pb2.GetModelStatusRequest, status),
         }
         if self._config.flags.enable_grpc_healthcheck_service:
@@ -279,6 +299,7 @@ def _with_lifespan(app: Application, ready: threading.Event) -> Application:
             await app(scope, receive, send)
             return
         await receive()
+        denormals.flush_in_this_thread()  # small models run on the event loop
         await asyncio.to_thread(ready.wait)
         await send({"type": "lifespan.startup.complete"})
         await receive()
