@@ -14,7 +14,7 @@ import locust  # noqa: F401, I001
 import gevent
 
 from glyph_loadtest import commands
-from glyph_loadtest.commands import compare, run, slo
+from glyph_loadtest.commands import capacity, compare, report, run, slo
 from glyph_loadtest.generator import WorkersError
 from glyph_loadtest.target import TargetError
 
@@ -22,6 +22,8 @@ _COMMANDS = {
     "run": (run, "load a server and report throughput, latency and failures"),
     "slo": (slo, "find the highest arrival rate at which a server meets an objective"),
     "compare": (compare, "compare two targets, taking turns, or two saved runs"),
+    "report": (report, "draw a saved run as one HTML file"),
+    "capacity": (capacity, "say how many servers a rate and an objective need"),
 }
 
 

@@ -3,13 +3,14 @@
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 from glyph_loadtest.arrival import Arrivals
 from glyph_loadtest.measurement import Measurement
+from glyph_loadtest.metrics import ServerSide
 from glyph_loadtest.plan import Plan
 from glyph_loadtest.shapes import SHAPES
 from glyph_loadtest.target import PayloadKind, Target, parse_address
@@ -37,6 +38,7 @@ class Run:
         workers: how many processes shared the plan.
         cut_short: why the run ended before its time, None when it did not.
         machine: what the generator ran on.
+        server: what the server's own metrics say, None when they could not be read.
     """
 
     target: Target
@@ -47,6 +49,7 @@ class Run:
     workers: int = 1
     cut_short: str | None = None
     machine: Mapping[str, str] = field(default_factory=dict)
+    server: ServerSide | None = None
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,9 @@ def as_dict(run: Run) -> dict[str, Any]:
             "lag_p99_ms": round(summary.lag, 4),
             **run.machine,
         },
+        "server": None
+        if run.server is None
+        else {**asdict(run.server), "batch_sizes": [*run.server.batch_sizes.items()]},
         "window": [run.first, run.end],
         "measurement": run.measurement.as_dict(),
     }
@@ -241,7 +247,7 @@ def from_dict(data: Mapping[str, Any]) -> Run:
         TargetError: what it says of the target makes no sense.
     """
     address, rest = parse_address(data["target"])
-    plan, generator = data["plan"], dict(data["generator"])
+    plan, generator, server = data["plan"], dict(data["generator"]), data["server"]
     workers = generator.pop("workers")
     return Run(
         Target(address, rest, data["model"], PayloadKind(data["payload"]), data["batch"], data["request_timeout"]),
@@ -259,6 +265,7 @@ def from_dict(data: Mapping[str, Any]) -> Run:
         workers,
         data["cut_short"],
         {key: value for key, value in generator.items() if isinstance(value, str)},
+        ServerSide(**{**server, "batch_sizes": dict(server["batch_sizes"])}) if server else None,
     )
 
 

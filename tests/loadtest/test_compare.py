@@ -14,7 +14,7 @@ GlyphLoad = Callable[..., Outcome]
 
 
 def test_a_95_percent_interval_contains_the_truth_in_95_of_100_cases() -> None:
-    chance = random.Random(5)
+    chance = random.Random(5)  # noqa: S311
     hits = {"paired": 0, "unpaired": 0}
     for _ in range(2000):
         a = [chance.lognormvariate(7, 0.1) for _ in range(5)]

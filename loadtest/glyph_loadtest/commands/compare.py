@@ -75,9 +75,8 @@ def _take_turns(options: argparse.Namespace, targets: list[Target]) -> list[Rati
                     raise commands.CommandError(f"no comparison, for {summary.refused}")
                 found[which].append(seen)
                 rate, p99 = seen["requests per second"], seen["p99 (ms)"]
-                commands.tell(
-                    f"round {number + 1}  {'AB'[which]}  {rate:10,.1f}/s  p99 {p99:8.2f} ms  {summary.failed:,} failures"
-                )
+                name = f"round {number + 1}  {'AB'[which]}"
+                commands.tell(f"{name}  {rate:10,.1f}/s  p99 {p99:8.2f} ms  {summary.failed:,} failures")
     return [
         paired_ratio(name, [one[name] for one in found[0]], [one[name] for one in found[1]]) for name in found[0][0]
     ]

@@ -1,10 +1,12 @@
 """`glyph-load run`: load a server and report throughput, latency and failures."""
 
 import argparse
+from dataclasses import replace
 
 from glyph_loadtest import commands
 from glyph_loadtest.arrival import Arrivals
 from glyph_loadtest.generator import INTERRUPTED, Generator
+from glyph_loadtest.metrics import between, metrics_url, scrape
 from glyph_loadtest.options import add_arrivals, duration, positive, rate
 from glyph_loadtest.plan import Plan
 from glyph_loadtest.result import Run, as_dict, summarise, table
@@ -30,6 +32,11 @@ def add(parser: argparse.ArgumentParser, targets: tuple[str, ...] = ("TARGET",))
         "--warm-up", type=duration, default=1.0, metavar="TIME", help="load before that does not count (default: 1s)"
     )
     commands.add_workers(load)
+    parser.add_argument(
+        "--metrics",
+        metavar="URL",
+        help="the server's Prometheus metrics (default: its REST port, which is taken to be one above the gRPC port)",
+    )
     commands.add_outcome(parser)
 
 
@@ -56,7 +63,14 @@ def execute(options: argparse.Namespace) -> int:
     target = commands.target_of(options, options.target)
     with Generator(options.workers) as generator:
         commands.tell(f"{target}: {plan}, {plan.seconds} s after {plan.warm_up} s of warm-up")
+        url = options.metrics or metrics_url(target)
+        before = scrape(url)
         run = generator.run(target, plan, commands.show_second)
+        after = scrape(url)
+    if options.metrics and (before is None or after is None):
+        commands.tell(f"glyph-load: the server's metrics could not be read from {url}")
+    if before is not None and after is not None:
+        run = replace(run, server=between(before, after))
     commands.finish(options, as_dict(run), None if summarise(run).refused else table(run))
     return _verdict(run)
 
