@@ -68,6 +68,7 @@ class Batcher:
         self._waiting_examples = 0
         self._running = 0
         self._scheduled = False
+        self._timed = False
         self._closed = False
         self._seconds_per_example = 0.0
         limits = self._parameters
@@ -93,12 +94,12 @@ class Batcher:
         Raises:
             ServingError: What is wrong with the request, or what the run ended with.
         """
+        size = _batch_size(arrays) if self._gather else 1
         fits = self._signature.fits(arrays)
         if not fits:
             self._signature.check(arrays)
         if not self._gather:
-            return await self._submit(arrays, 1, True, deadline)
-        size = _batch_size(arrays)
+            return await self._submit(arrays, size, True, deadline)
         if size > self._parameters.max_batch_size:
             raise invalid_argument(
                 f"Task size {size} is larger than maximum input batch size {self._parameters.max_batch_size}"
@@ -135,14 +136,21 @@ class Batcher:
                 )
             self._waiting.append(task)
             self._waiting_examples += size
-            if not self._scheduled and self._running < self._run_slots():
-                self._scheduled = True
-                wait = limits.batch_timeout_micros / 1e6 if self._gather and not alone else 0.0
-                if wait:
-                    loop.call_later(wait, self._start, loop)
-                else:
-                    loop.call_soon(self._start, loop)
+            if self._running < self._run_slots():
+                self._schedule(loop)
         return task.future
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Has the next run begin: now, or when the time-out that was asked for has passed. The lock is held."""
+        timeout = self._parameters.batch_timeout_micros / 1e6
+        full = self._waiting_examples >= self._run_limit or any(task.alone for task in self._waiting)
+        if full or not timeout:
+            if not self._scheduled:
+                self._scheduled = True
+                loop.call_soon(self._start, loop)
+        elif not self._timed:
+            self._timed = True
+            loop.call_later(timeout, self._start, loop)
 
     def _run_slots(self) -> int:
         """How many runs may go on at once: one when they block the event loop anyway."""
@@ -156,7 +164,7 @@ class Batcher:
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begins a run, here on the event loop or on the engine."""
         with self._lock:
-            self._scheduled = False
+            self._scheduled = self._timed = False
             batch = self._take()
         if not batch:
             return
@@ -179,9 +187,8 @@ class Batcher:
 
     def _finish(self, loop: asyncio.AbstractEventLoop) -> None:
         self._running -= 1
-        if self._waiting and not self._scheduled:
-            self._scheduled = True
-            loop.call_soon(self._start, loop)
+        if self._waiting:
+            self._schedule(loop)
         elif not self._running:
             self._idle.notify_all()
 

@@ -79,6 +79,9 @@ def from_tensorflow(error: Exception) -> ServingError:
     Args:
         error: Any exception; a ``tf.errors.OpError`` carries its own code and message.
     """
+    cause = error.__context__  # session.run raises the error anew, with a page of Python stack in its message
+    if isinstance(getattr(cause, "error_code", None), int):
+        error = cause  # type: ignore[assignment]
     code = getattr(error, "error_code", None)
     if isinstance(code, int):
         return ServingError(Code(code), str(getattr(error, "message", error)))

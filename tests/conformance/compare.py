@@ -39,7 +39,7 @@ def same_message(ours: str, recorded: str) -> bool:
 
 def same_text(ours: str, recorded: str) -> bool:
     """Whether two text protobufs are the same, floats to the last few bits, in which CPUs differ."""
-    numbers = [[float(number) for number in _FLOAT.findall(text)] for text in (ours, recorded)]
+    mine, theirs = ([float(number) for number in _FLOAT.findall(text)] for text in (ours, recorded))
     return _FLOAT.sub("number", ours) == _FLOAT.sub("number", recorded) and bool(
-        np.allclose(*numbers, rtol=1e-6, atol=0, equal_nan=True)
+        np.allclose(mine, theirs, rtol=1e-6, atol=0, equal_nan=True)
     )

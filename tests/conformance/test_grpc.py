@@ -52,15 +52,14 @@ def complete(text: str, name: str) -> str:
     if "[cut]" not in text:
         return text
     if "tensor_content" not in text:
-        return (
-            "model_spec { name: 'half_plus_two' } inputs { key: 'x' value { dtype: DT_FLOAT float_val: 1 tensor_shape {"
-            + ("dim { size: 1 }" * 255 + "} } }")
-        )
+        dims = "dim { size: 1 }" * 255
+        return f"{text[: text.index('tensor_shape')]} tensor_shape {{ {dims} }} float_val: 1 }} }}"
     head = text[: text.rindex("tensor_content:")]
     sizes = [int(size) for size in re.findall(r"size: (\d+)", head)]
     dtype = np.dtype({"FLOAT": "f4", "DOUBLE": "f8", "UINT8": "u1"}[re.findall(r"DT_(\w+)", head)[-1]])
     content = np.full(sizes, np.nan if "NaN" in name else 0, dtype).tobytes()
-    return f'{head} tensor_content: "{text_format.text_encoding.CEscape(content, as_utf8=False)}" }} }}'
+    octal = "".join(f"\\{byte:03o}" for byte in content)
+    return f'{head} tensor_content: "{octal}" }} }}'
 
 
 def ask(server: ServerProcess, case: dict[str, Any]) -> tuple[str, str, Message | None]:
@@ -73,9 +72,10 @@ def ask(server: ServerProcess, case: dict[str, Any]) -> tuple[str, str, Message 
         payload = text_format.Parse(text, request_type()).SerializeToString()
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         try:
-            answer: bytes = channel.unary_unary(case["method"])(payload, timeout=30)
+            call: Any = channel.unary_unary(case["method"])
+            answer: bytes = call(payload, timeout=30)
         except grpc.RpcError as error:
-            return error.code().name, error.details(), None
+            return error.code().name, error.details() or "", None
     return "OK", "", response_type.FromString(answer) if response_type else None
 
 

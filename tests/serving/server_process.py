@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
 
 GLYPH_SERVE = Path(sys.executable).parent / "glyph-serve"
 START_SECONDS = 120.0
@@ -33,19 +32,27 @@ class ServerProcess:
         *flags: Its flags besides the ports and the address.
         log: Where its stdout and stderr go.
         environment: Variables to set.
+        start: Whether to start it now, with those flags and its own ports; ``launch`` does it otherwise.
     """
 
-    def __init__(self, *flags: str, log: Path, environment: dict[str, str] | None = None) -> None:
+    process: subprocess.Popen[bytes]
+
+    def __init__(self, *flags: str, log: Path, environment: dict[str, str] | None = None, start: bool = True) -> None:
         self.grpc_port, self.rest_port = free_ports(2)
         self.log = log
-        self._file: IO[bytes] = log.open("wb")
-        command = [str(GLYPH_SERVE), "--address=127.0.0.1", f"--port={self.grpc_port}"]
-        self.process = subprocess.Popen(
-            [*command, f"--rest_api_port={self.rest_port}", *flags],
-            stdout=self._file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
-        )
+        self._environment = {**os.environ, **(environment or {})}
+        if start:
+            self.launch(f"--port={self.grpc_port}", f"--rest_api_port={self.rest_port}", *flags)
+
+    def launch(self, *flags: str) -> None:
+        """Starts it with these flags and the address."""
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [str(GLYPH_SERVE), "--address=127.0.0.1", *flags],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+            )
 
     def text(self) -> str:
         """What it has printed so far."""
@@ -77,4 +84,3 @@ class ServerProcess:
             if self.process.poll() is None:
                 self.process.kill()
                 self.process.wait()
-            self._file.close()
