@@ -14,7 +14,7 @@ import locust  # noqa: F401, I001
 import gevent
 
 from glyph_loadtest import commands
-from glyph_loadtest.commands import capacity, compare, report, run, slo
+from glyph_loadtest.commands import capacity, compare, report, run, slo, sweep
 from glyph_loadtest.generator import WorkersError
 from glyph_loadtest.target import TargetError
 
@@ -24,6 +24,7 @@ _COMMANDS = {
     "compare": (compare, "compare two targets, taking turns, or two saved runs"),
     "report": (report, "draw a saved run as one HTML file"),
     "capacity": (capacity, "say how many servers a rate and an objective need"),
+    "sweep": (sweep, "try a server's configurations and write down the best one"),
 }
 
 

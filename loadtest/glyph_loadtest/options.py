@@ -1,6 +1,6 @@
 """The options that describe requests: the same ones for `glyph-load` and for Locust's own command line."""
 
-from argparse import ArgumentParser, ArgumentTypeError, _ArgumentGroup
+from argparse import ArgumentParser, ArgumentTypeError, _ActionsContainer
 
 from glyph_loadtest.arrival import Arrivals
 from glyph_loadtest.target import PayloadKind
@@ -105,7 +105,7 @@ def add_stock_options(parser: ArgumentParser) -> None:
     add_arrivals(group)
 
 
-def add_arrivals(group: _ArgumentGroup) -> None:
+def add_arrivals(group: _ActionsContainer) -> None:
     """Adds how the requests of an open loop follow each other."""
     group.add_argument(
         "--arrivals",

@@ -22,7 +22,7 @@ LOST_WITH_WORKER = "LOST WITH WORKER"
 _BUSY = 0.95
 # Requests that leave late look like slow answers: at the 99th percentile the generator's own lag may be so much of the
 # latency, or so many microseconds, whichever is more. Below that the server decides what is seen.
-_LAG_SHARE, _LAG_FLOOR = 0.1, 2000.0
+_LAG_SHARE, _LAG_FLOOR = 0.2, 2000.0
 
 
 @dataclass(frozen=True)

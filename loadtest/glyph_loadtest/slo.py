@@ -28,11 +28,17 @@ class Objective:
         return ", ".join([*limits, f"errors <= {self.errors:.4g}"])
 
     def misses(self, summary: Summary, rate: float) -> str | None:
-        """Why a run at a rate does not meet the objective, None when it does."""
+        """Why a run at a rate does not meet the objective, None when it does.
+
+        What the generator itself was late by only makes a server look worse, so an objective that is met is met all the
+        same; one that is missed may be the generator's fault.
+        """
         if summary.error_share > self.errors:
             return f"{summary.error_share:.2%} failed, most often with {summary.failures[0].kind}"
-        if summary.refused is not None:
-            return summary.refused
+        missed = self._misses_in_time(summary, rate)
+        return summary.refused if missed is not None and summary.refused is not None else missed
+
+    def _misses_in_time(self, summary: Summary, rate: float) -> str | None:
         due = rate * summary.seconds * (1 - summary.error_share)
         if summary.rate * summary.seconds < min(_KEEPS_UP * due, due - _STILL_ON_THEIR_WAY):
             return f"only {summary.rate:,.0f} answers a second"

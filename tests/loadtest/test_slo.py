@@ -62,8 +62,9 @@ def test_a_server_that_never_meets_the_objective_has_the_rate_0() -> None:
 
 
 def test_a_search_that_the_generator_ended_says_so() -> None:
-    answer = _answer(lambda rate: _hold(rate, cpu=0.5 if rate <= 1000 else 1.0))
-    assert answer.generator_limited
+    limited = _answer(lambda rate: _hold(rate, *((5, 0.0, 0.5) if rate <= 1000 else (50, 0.0, 1.0))))
+    assert limited.generator_limited
+    assert not _answer(lambda rate: _hold(rate, 5 if rate <= 1000 else 50)).generator_limited
 
 
 def test_the_command_finds_the_rate_of_a_limited_server_and_is_a_gate(
