@@ -31,7 +31,8 @@ def trained(trained_folder: Path) -> TrainedModel:
 def models(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with one version of `digits`."""
     folder = tmp_path_factory.mktemp("models")
-    assert publish(trained, folder, "digits", batch_sizes=(1, 4)) == folder / "digits" / "1"
+    publication = publish(trained, folder, "digits")
+    assert publication.version == folder / "digits" / "1", publication.gates
     return folder
 
 
@@ -103,10 +104,20 @@ def test_a_version_says_where_it_comes_from(models: Path, trained: TrainedModel)
     assert f"{version.metrics['official_test']['accuracy']:.2%}" in card
 
 
-def test_the_exported_model_gives_the_keras_model_s_answers(models: Path, trained: TrainedModel) -> None:
-    exported = tf.saved_model.load(str(models / "digits" / "1")).signatures["serving_default"]
-    difference = exported(image=tf.constant(trained.examples))["probabilities"] - trained.model(trained.examples)
-    assert abs(difference.numpy()).max() < 1e-5
+def test_every_gate_is_in_the_manifest_with_its_figure(models: Path) -> None:
+    gates = describe_version(models / "digits" / "1").manifest["gates"]
+    assert [gate["name"] for gate in gates] == [
+        "accuracy",
+        "serving_default answers as trained",
+        "image_bytes answers as trained",
+        "classify answers as trained",
+        "what does not fit is an error",
+        "latency",
+        "size",
+    ]
+    assert all(gate["passed"] for gate in gates)
+    assert "at least 50.00%" in gates[0]["figure"]
+    assert gates[4]["figure"] == "19 of 19 questions"
 
 
 def test_the_warm_up_covers_every_signature_at_every_batch_size(models: Path) -> None:
@@ -123,7 +134,7 @@ def test_the_warm_up_covers_every_signature_at_every_batch_size(models: Path) ->
             covered.add((request.model_spec.signature_name, tensor.tensor_shape.dim[0].size))
         assert request.model_spec.name == "digits"
     signatures = ("serving_default", "image_bytes", "classify")
-    assert covered == {(signature, size) for signature in signatures for size in (1, 4)}
+    assert covered == {(signature, size) for signature in signatures for size in (1, 2, 4, 8, 16, 32, 64)}
 
 
 def test_versions_are_listed(glyph_train: Run, models: Path) -> None:
@@ -133,6 +144,7 @@ def test_versions_are_listed(glyph_train: Run, models: Path) -> None:
     assert [line.split()[0] for line in lines] == ["version", "1"]
     assert "deck" in lines[1]
     assert "% held out" in lines[1]
+    assert "0 min" in lines[1]
 
 
 def test_no_version_is_an_error(glyph_train: Run, tmp_path: Path) -> None:

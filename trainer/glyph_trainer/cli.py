@@ -1,25 +1,17 @@
 """The `glyph-train` command."""
 
 import argparse
-import contextlib
-import dataclasses
 import errno
-import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from glyph_trainer.errors import ModelError, TrainerError
-
-if TYPE_CHECKING:
-    from glyph_trainer.pipeline import Images
-    from glyph_trainer.trained import TrainedModel
-
-# TensorFlow takes seconds to import: commands import what needs it when they run.
+from glyph_trainer import commands
+from glyph_trainer.errors import TrainerError
 
 _INTERRUPTED = 130
 
@@ -51,146 +43,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _dataset(options: argparse.Namespace) -> None:
-    from glyph_trainer.data.digits import build_digit_folder
-
-    built = build_digit_folder(options.data_dir, options.mnist_dir, options.images)
-    print(f"{options.data_dir}: {options.images:,} images{'' if built else ', there already'}")
-
-
-def _validate(options: argparse.Namespace) -> None:
-    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
-        images = _load_images(options, options.seed)
-    if options.json:
-        print(json.dumps(images.validation.as_json(), indent=2))
-
-
-def _fit(options: argparse.Namespace) -> None:
-    from glyph_trainer.trained import save_trained
-
-    save_trained(_train(options), options.output)
-    print(f"Saved {options.output}")
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from glyph_trainer.pipeline import describe, measure
-    from glyph_trainer.trained import load_trained
-
-    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
-        trained = load_trained(options.model)
-        images = _load_images(options, trained.record.seed)
-        metrics = measure(trained.model, images)
-    print(json.dumps(metrics, indent=2) if options.json else describe(metrics))
-
-
-def _publish(options: argparse.Namespace) -> None:
-    from glyph_trainer.publish import publish
-    from glyph_trainer.trained import load_trained
-
-    version = publish(load_trained(options.model), options.models_dir, options.model_name)
-    print(f"Published {version}")
-
-
-def _run(options: argparse.Namespace) -> None:
-    from glyph_trainer.versions import check_writable, published_versions
-
-    base = options.models_dir / options.model_name
-    versions = published_versions(base)
-    if options.unless_published and versions:
-        print(f"{options.model_name} has version {max(versions)}: nothing to do")
-        return
-    check_writable(base)
-    from glyph_trainer.publish import publish
-
-    version = publish(_train(options), options.models_dir, options.model_name)
-    print(f"Published {version}")
-
-
-def _versions(options: argparse.Namespace) -> None:
-    from glyph_trainer.versions import describe_version, published_versions
-
-    base = options.models_dir / options.model_name
-    versions = published_versions(base)
-    if not versions:
-        raise ModelError(f"{base} has no published version. 'glyph-train run' makes one")
-    print("version  published                  recipe    accuracy")
-    for directory in versions.values():
-        version = describe_version(directory)
-        accuracy = ", ".join(
-            f"{summary['accuracy']:.2%} {name.replace('_', ' ')}" for name, summary in version.metrics.items()
-        )
-        print(f"{version.number:>7}  {version.manifest['created']:<25}  {version.manifest['recipe']:<8}  {accuracy}")
-
-
-def _samples(options: argparse.Namespace) -> None:
-    from glyph_trainer.data.samples import write_samples
-
-    for path in write_samples(options.samples_dir, options.mnist_dir, options.count, options.seed):
-        print(path)
-
-
-def _recipes(_: argparse.Namespace) -> None:
-    from glyph_trainer.recipes import RECIPES
-
-    for recipe in RECIPES.values():
-        print(f"{recipe.name:<12}{recipe.summary}")
-
-
-def _train(options: argparse.Namespace) -> "TrainedModel":
-    from glyph_trainer.pipeline import describe, train
-    from glyph_trainer.recipes import find_recipe
-
-    recipe = find_recipe(options.recipe)
-    chosen = {"epochs": options.epochs, "batch_size": options.batch_size}
-    settings = dataclasses.replace(recipe.settings, **{key: value for key, value in chosen.items() if value})
-    images = _load_images(options, options.seed, settings.batch_size)
-    trained = train(recipe, settings, images, options.seed)
-    print(describe(trained.record.metrics))
-    return trained
-
-
-def _load_images(options: argparse.Namespace, seed: int, least: int = 1) -> "Images":
-    from glyph_trainer.pipeline import load_images
-
-    return load_images(options.data_dir, options.mnist_dir, options.images, seed, options.skip_bad, least)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="glyph-train", description="From a folder of images to a published model.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, command: Callable[[argparse.Namespace], None], summary: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        added = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         added.set_defaults(command=command)
         return added
 
-    dataset = add("dataset", _dataset, "write MNIST digits as a folder of files label.index.jpg")
+    dataset = add("dataset", commands.dataset, "write MNIST digits as a folder of files label.index.jpg")
     _add_digit_options(dataset)
-    validate = add("validate", _validate, "look through images without training")
+    validate = add("validate", commands.validate, "look through images without training")
     validate.add_argument("--json", action="store_true", help="print JSON")
     _add_source_options(validate)
     _add_seed_option(validate)
-    fit = add("fit", _fit, "train a model and save it, without publishing")
+    fit = add("fit", commands.fit, "train a model and save it, without publishing")
     _add_training_options(fit)
     fit.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make for the trained model")
-    evaluate = add("evaluate", _evaluate, "evaluate a trained model on the images that it has not seen")
+    evaluate = add("evaluate", commands.evaluate, "evaluate a trained model on the images that it has not seen")
     evaluate.add_argument("--model", type=Path, required=True, metavar="DIR", help="what 'fit' has saved")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     _add_source_options(evaluate)
-    publish = add("publish", _publish, "publish a trained model as the next version")
+    publish = add("publish", commands.publish, "publish a trained model as the next version")
     publish.add_argument("--model", type=Path, required=True, metavar="DIR", help="what 'fit' has saved")
-    _add_models_options(publish)
-    run = add("run", _run, "do it all: build the images if need be, train, evaluate, publish")
+    _add_publishing_options(publish)
+    run = add("run", commands.run, "do it all: build the images if need be, train, evaluate, publish")
     _add_training_options(run)
-    _add_models_options(run)
+    _add_publishing_options(run)
     run.add_argument("--unless-published", action="store_true", help="do nothing if the model has a version already")
-    _add_models_options(add("versions", _versions, "list the published versions"))
-    samples = add("samples", _samples, "write official test images as label.index.png")
+    _add_models_options(add("versions", commands.versions, "list the published versions"))
+    promote = add("promote", commands.promote, "point a label of the server's models.config to a version")
+    promote.add_argument("version", type=_positive, metavar="VERSION", help="a published version")
+    promote.add_argument("--label", choices=("stable", "canary"), default="stable", help="(default: %(default)s)")
+    _add_models_options(promote, config_required=True)
+    rollback = add("rollback", commands.rollback, "drop the canary, or else return to the stable version before")
+    _add_models_options(rollback, config_required=True)
+    prune = add("prune", commands.prune, "delete old versions, but none that has a label")
+    prune.add_argument("--keep", type=_positive, required=True, metavar="N", help="how many of the newest stay")
+    _add_models_options(prune)
+    samples = add("samples", commands.samples, "write official test images as label.index.png")
     samples.add_argument("--samples-dir", type=Path, required=True, metavar="DIR", help="folder to write into")
     samples.add_argument("--count", type=_positive, default=12, metavar="N", help="how many (default: %(default)s)")
     samples.add_argument("--seed", type=_natural, default=1, metavar="N", help="which ones (default: %(default)s)")
     _add_mnist_option(samples)
-    add("recipes", _recipes, "list the recipes")
+    add("recipes", commands.recipes, "list the recipes")
     return parser
 
 
@@ -241,7 +138,31 @@ def _add_mnist_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_models_options(parser: argparse.ArgumentParser) -> None:
+def _add_publishing_options(parser: argparse.ArgumentParser) -> None:
+    from glyph_trainer.gates import Limits
+
+    _add_models_options(parser)
+    parser.add_argument(
+        "--min-accuracy",
+        type=_share,
+        default=Limits.accuracy,
+        metavar="P",
+        help="least share of right answers, 0 to 1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=_share,
+        default=Limits.tolerance,
+        metavar="P",
+        help="how much less accurate than the stable (or else newest) version it may be (default: %(default)s)",
+    )
+    parser.add_argument("--force", action="store_true", help="publish the model even if it fails what is demanded")
+
+
+def _add_models_options(parser: argparse.ArgumentParser, config_required: bool = False) -> None:
+    parser.add_argument(
+        "--config", type=Path, required=config_required, metavar="FILE", help="the server's models.config, with labels"
+    )
     parser.add_argument("--models-dir", type=Path, required=True, metavar="DIR", help="folder of all models")
     parser.add_argument("--model-name", default="digits", metavar="NAME", help="on the server (default: %(default)s)")
 
@@ -250,6 +171,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
+    return share
 
 
 def _natural(text: str) -> int:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from glyph_trainer.data.dataset import Dataset
+from glyph_trainer.errors import ModelError
 
 Predictor = Callable[[tf.Tensor], tf.Tensor]
 """From uint8 [N, 28, 28, 1] to probabilities float32 [N, K]: a Keras model, or a published version's signature."""
@@ -43,9 +45,15 @@ class Evaluation:
         return predictions
 
     @property
+    def is_right(self) -> NDArray[np.bool_]:
+        """Whether each answer is right, [N]."""
+        right: NDArray[np.bool_] = self.predictions == self.labels
+        return right
+
+    @property
     def right(self) -> int:
         """How many answers are right."""
-        return int(np.count_nonzero(self.predictions == self.labels))
+        return int(np.count_nonzero(self.is_right))
 
     @property
     def accuracy(self) -> float:
@@ -93,6 +101,30 @@ def evaluate(predictor: Predictor, dataset: Dataset) -> Evaluation:
     parts = (dataset.images[start : start + _BATCH] for start in range(0, len(dataset), _BATCH))
     probabilities = np.concatenate([np.asarray(predictor(tf.constant(part))) for part in parts])
     return Evaluation(dataset.names, dataset.labels, probabilities)
+
+
+def load_predictor(version: Path) -> Predictor:
+    """Load a published version.
+
+    Args:
+        version: its folder.
+
+    Returns:
+        the model.
+
+    Raises:
+        ModelError: the folder has no model that can be loaded.
+    """
+    try:
+        loaded = tf.saved_model.load(str(version))
+        signature = loaded.signatures["serving_default"]
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        raise ModelError(f"{version} cannot be loaded ({error}). Name the folder of a published version") from error
+
+    def predict(images: tf.Tensor, _: object = loaded) -> tf.Tensor:  # whoever has it keeps the variables alive
+        return signature(image=images)["probabilities"]
+
+    return predict
 
 
 def wilson_interval(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:

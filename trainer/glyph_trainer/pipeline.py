@@ -19,9 +19,6 @@ from glyph_trainer.trained import TrainedModel, TrainingRecord, software_version
 TRAINING_SHARE = 30_000 / 42_000
 """How much of a folder is for training; the rest tests. The deck takes 30,000 of its 42,000."""
 
-EXAMPLES = 64
-"""How many test images go along with a trained model, at most: as many as the largest batch of the server."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Images:
@@ -115,7 +112,7 @@ def train(recipe: Recipe, settings: FitSettings, images: Images, seed: int) -> T
         metrics=measure(model, images),
         software=software_versions(),
     )
-    return TrainedModel(model, record, images.held_out.images[:EXAMPLES])
+    return TrainedModel(model, record, images.official or images.held_out)
 
 
 def measure(predictor: Predictor, images: Images) -> dict[str, dict[str, Any]]:

@@ -12,14 +12,14 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
+from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.errors import ModelError
 from glyph_trainer.staging import flush_entry, flush_to_disk, staging_directory
 
 _MODEL = "model.keras"
 _RECORD = "training.json"
-_EXAMPLES = "examples.npy"
+_TEST = "test.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +79,12 @@ class TrainedModel:
     Attributes:
         model: from uint8 [N, 28, 28, 1] to probabilities float32 [N, K].
         record: how it came about.
-        examples: uint8 [N, 28, 28, 1], some of the images that it was tested with; a server warms up with them.
+        test: images that it was not trained with, by preference the official ones.
     """
 
     model: keras.Model
     record: TrainingRecord
-    examples: NDArray[np.uint8]
+    test: Dataset
 
 
 def save_trained(trained: TrainedModel, directory: Path) -> None:
@@ -102,7 +102,7 @@ def save_trained(trained: TrainedModel, directory: Path) -> None:
         raise ModelError(f"{directory} is not empty. Remove it, or choose another folder for the trained model")
     with staging_directory(directory.parent) as staging:
         trained.model.save(staging / _MODEL)
-        np.save(staging / _EXAMPLES, trained.examples, allow_pickle=False)
+        np.savez_compressed(staging / _TEST, images=trained.test.images, labels=trained.test.labels)
         (staging / _RECORD).write_text(json.dumps(dataclasses.asdict(trained.record), indent=2) + "\n")
         flush_to_disk(staging)
         staging.rename(directory)
@@ -121,16 +121,17 @@ def load_trained(directory: Path) -> TrainedModel:
     Raises:
         ModelError: the folder has no trained model, or a damaged one.
     """
-    for name in (_MODEL, _RECORD, _EXAMPLES):
+    for name in (_MODEL, _RECORD, _TEST):
         if not (directory / name).is_file():
             raise ModelError(f"{directory} has no {name}. Name a folder that 'glyph-train fit' has written")
     try:
         record = json.loads((directory / _RECORD).read_text())
         record["labels"], record["history"] = tuple(record["labels"]), tuple(record["history"])
-        return TrainedModel(
-            model=keras.saving.load_model(directory / _MODEL, compile=False),
-            record=TrainingRecord(**record),
-            examples=np.load(directory / _EXAMPLES, allow_pickle=False),
-        )
+        with np.load(directory / _TEST, allow_pickle=False) as test:
+            return TrainedModel(
+                model=keras.saving.load_model(directory / _MODEL, compile=False),
+                record=TrainingRecord(**record),
+                test=Dataset(test["images"], test["labels"], record["labels"]),
+            )
     except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ModelError(f"the model in {directory} is damaged ({error}). Train it again") from error

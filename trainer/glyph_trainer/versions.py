@@ -3,7 +3,9 @@
 import errno
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,15 @@ class PublishedVersion:
     directory: Path
     manifest: dict[str, Any]
     metrics: dict[str, Any]
+
+    @property
+    def age(self) -> str:
+        """How long ago it was published, in the largest unit that fits: `3 d`, `5 h`, `12 min`."""
+        minutes = int((datetime.now(UTC) - datetime.fromisoformat(self.manifest["created"])).total_seconds() // 60)
+        for unit, length in (("d", 24 * 60), ("h", 60)):
+            if minutes >= length:
+                return f"{minutes // length} {unit}"
+        return f"{minutes} min"
 
 
 def published_versions(base: Path) -> dict[int, Path]:
@@ -102,3 +113,23 @@ def check_writable(base: Path) -> None:
     """
     with staging_directory(base):
         pass
+
+
+def prune(base: Path, keep: int, labelled: Collection[int]) -> list[int]:
+    """Delete old versions. Each disappears at once.
+
+    Args:
+        base: the folder of the model.
+        keep: how many of the newest versions stay, at least 1.
+        labelled: versions that stay whatever their age.
+
+    Returns:
+        the deleted versions.
+    """
+    versions = published_versions(base)
+    old = [number for number in list(versions)[:-keep] if number not in labelled]
+    with staging_directory(base) as staging:
+        for number in old:
+            versions[number].rename(staging / str(number))
+        flush_entry(base)
+    return old

@@ -1,0 +1,104 @@
+"""Labels, and the server's models.config that carries them."""
+
+import re
+from pathlib import Path
+
+import pytest
+from glyph_trainer.errors import PublishError
+from glyph_trainer.release import CANARY, STABLE, Release
+from glyph_trainer.versions import check_writable, prune, published_versions
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from tests.trainer.conftest import Run
+
+CONFIG = Path(__file__).parents[2] / "serving" / "config" / "models.config"
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Release:
+    """The repository's models.config, and six versions."""
+    config = tmp_path / "models.config"
+    config.write_bytes(CONFIG.read_bytes())
+    for number in range(1, 7):
+        version = tmp_path / "digits" / str(number)
+        version.mkdir(parents=True)
+        (version / "saved_model.pb").touch()
+    return Release(config, "digits", tmp_path / "digits")
+
+
+def read(release: Release) -> model_server_config_pb2.ModelConfig:
+    parsed = text_format.Parse(release.config.read_text(), model_server_config_pb2.ModelServerConfig())
+    (model,) = parsed.model_config_list.config
+    return model
+
+
+def test_all_labelled_versions_are_served(release: Release) -> None:
+    release.promote(3, STABLE)
+    release.promote(5, CANARY)
+    model = read(release)
+    assert dict(model.version_labels) == {"stable": 3, "canary": 5}
+    assert list(model.model_version_policy.specific.versions) == [3, 5]
+    assert model.base_path == "/models/digits", "the rest stays as it was"
+    assert release.config.read_text().splitlines()[0] == CONFIG.read_text().splitlines()[0]
+
+
+def test_a_canary_that_becomes_stable_is_no_canary_any_longer(release: Release) -> None:
+    release.promote(3, STABLE)
+    release.promote(5, CANARY)
+    release.promote(5, STABLE)
+    assert release.labels() == {"stable": 5}
+
+
+def test_rolling_back_drops_the_canary_first_and_then_returns_to_what_was_stable(release: Release) -> None:
+    for version in (1, 4, 6):
+        release.promote(version, STABLE)
+    release.promote(5, CANARY)
+    assert release.rollback() == (CANARY, None)
+    assert release.rollback() == (STABLE, 4)
+    assert release.rollback() == (STABLE, 1)
+    assert release.labels() == {"stable": 1}
+    with pytest.raises(PublishError, match="no version was stable before 1: promote one by its number"):
+        release.rollback()
+
+
+def test_without_labels_there_is_nothing_to_roll_back(release: Release) -> None:
+    with pytest.raises(PublishError, match="labels no version: there is nothing to roll back"):
+        release.rollback()
+
+
+def test_only_a_published_version_is_promoted(release: Release) -> None:
+    before = release.config.read_bytes()
+    with pytest.raises(PublishError, match=r"has no version 9\. Published are: 1, 2, 3, 4, 5, 6"):
+        release.promote(9, STABLE)
+    assert release.config.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("model_config_list {", "cannot be read as a models.config"), ("", "has no model called 'digits'")],
+)
+def test_a_config_that_cannot_be_used_is_named_and_left_alone(release: Release, content: str, message: str) -> None:
+    release.config.write_text(content)
+    with pytest.raises(PublishError, match=f"^{re.escape(str(release.config))} {message}"):
+        release.promote(1, STABLE)
+    assert release.config.read_text() == content
+
+
+def test_pruning_keeps_the_newest_and_the_labelled(release: Release) -> None:
+    release.promote(2, STABLE)
+    assert prune(release.base, 2, release.labels().values()) == [1, 3, 4]
+    assert list(published_versions(release.base)) == [2, 5, 6]
+    assert prune(release.base, 2, release.labels().values()) == []
+    check_writable(release.base)
+
+
+def test_the_commands_do_the_same(glyph_train: Run, release: Release) -> None:
+    models = ("--models-dir", release.base.parent, "--config", release.config)
+    assert glyph_train("promote", 4, *models).stdout == "stable is version 4\n"
+    assert glyph_train("promote", 6, "--label", "canary", *models).stdout == "canary is version 6\n"
+    assert glyph_train("prune", "--keep", 1, *models).stdout == "Deleted 1, 2, 3, 5\n"
+    assert glyph_train("rollback", *models).stdout == "there is no canary any longer\n"
+    refused = glyph_train("promote", 5, *models)
+    assert refused.returncode == 1
+    assert refused.stderr == f"glyph-train: error: {release.base} has no version 5. Published are: 4, 6\n"

@@ -1,0 +1,179 @@
+"""What each command does. TensorFlow takes seconds to import: each command imports what needs it when it runs."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glyph_trainer.errors import ModelError, PublishError
+
+if TYPE_CHECKING:
+    from glyph_trainer.pipeline import Images
+    from glyph_trainer.release import Release
+    from glyph_trainer.trained import TrainedModel
+
+
+def dataset(options: argparse.Namespace) -> None:
+    """Write the folder of digits."""
+    from glyph_trainer.data.digits import build_digit_folder
+
+    built = build_digit_folder(options.data_dir, options.mnist_dir, options.images)
+    print(f"{options.data_dir}: {options.images:,} images{'' if built else ', there already'}")
+
+
+def validate(options: argparse.Namespace) -> None:
+    """Look through images without training."""
+    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+        images = _load_images(options, options.seed)
+    if options.json:
+        print(json.dumps(images.validation.as_json(), indent=2))
+
+
+def fit(options: argparse.Namespace) -> None:
+    """Train a model and save it."""
+    from glyph_trainer.trained import save_trained
+
+    save_trained(_train(options), options.output)
+    print(f"Saved {options.output}")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Evaluate a saved model."""
+    from glyph_trainer.pipeline import describe, measure
+    from glyph_trainer.trained import load_trained
+
+    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+        trained = load_trained(options.model)
+        images = _load_images(options, trained.record.seed)
+        metrics = measure(trained.model, images)
+    print(json.dumps(metrics, indent=2) if options.json else describe(metrics))
+
+
+def publish(options: argparse.Namespace) -> None:
+    """Publish a saved model."""
+    from glyph_trainer.trained import load_trained
+
+    _publish_trained(options, load_trained(options.model))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do it all."""
+    from glyph_trainer.versions import check_writable, published_versions
+
+    base = options.models_dir / options.model_name
+    versions = published_versions(base)
+    if options.unless_published and versions:
+        print(f"{options.model_name} has version {max(versions)}: nothing to do")
+        return
+    check_writable(base)
+    _publish_trained(options, _train(options))
+
+
+def _publish_trained(options: argparse.Namespace, trained: "TrainedModel") -> None:
+    from glyph_trainer.gates import Limits
+    from glyph_trainer.publish import publish
+
+    limits = Limits(accuracy=options.min_accuracy, tolerance=options.tolerance)
+    stable = _stable_version(options)
+    publication = publish(trained, options.models_dir, options.model_name, limits, stable, options.force)
+    for gate in publication.gates:
+        print(gate)
+    if not publication.version:
+        raise PublishError("the model is not published: see above what it failed. --force publishes it all the same")
+    print(f"Published {publication.version}")
+
+
+def _stable_version(options: argparse.Namespace) -> Path | None:
+    """Find the version that a new one is compared with: the one labelled stable, or else the newest."""
+    from glyph_trainer.versions import published_versions
+
+    versions = published_versions(options.models_dir / options.model_name)
+    labelled = _release(options).labels().get("stable") if options.config else None
+    return versions.get(labelled) if labelled else next(iter(reversed(versions.values())), None)
+
+
+def _release(options: argparse.Namespace) -> "Release":
+    from glyph_trainer.release import Release
+
+    return Release(options.config, options.model_name, options.models_dir / options.model_name)
+
+
+def promote(options: argparse.Namespace) -> None:
+    """Point a label to a version."""
+    _release(options).promote(options.version, options.label)
+    print(f"{options.label} is version {options.version}")
+
+
+def rollback(options: argparse.Namespace) -> None:
+    """Take back the last promotion."""
+    label, version = _release(options).rollback()
+    print(f"{label} is version {version}" if version else f"there is no {label} any longer")
+
+
+def prune(options: argparse.Namespace) -> None:
+    """Delete old versions."""
+    from glyph_trainer.versions import prune
+
+    labelled = _release(options).labels().values() if options.config else ()
+    pruned = prune(options.models_dir / options.model_name, options.keep, labelled)
+    print(f"Deleted {', '.join(map(str, pruned))}" if pruned else "Nothing to delete")
+
+
+def versions(options: argparse.Namespace) -> None:
+    """List the published versions."""
+    from glyph_trainer.versions import describe_version, published_versions
+
+    base = options.models_dir / options.model_name
+    versions = published_versions(base)
+    if not versions:
+        raise ModelError(f"{base} has no published version. 'glyph-train run' makes one")
+    labels = _release(options).labels() if options.config else {}
+    print("version  label   published                  age     recipe    accuracy")
+    for directory in versions.values():
+        version = describe_version(directory)
+        accuracy = ", ".join(
+            f"{summary['accuracy']:.2%} {name.replace('_', ' ')}" for name, summary in version.metrics.items()
+        )
+        label = ",".join(label for label, number in labels.items() if number == version.number)
+        print(
+            f"{version.number:>7}  {label:<6}  {version.manifest['created']:<25}  {version.age:<6}  "
+            f"{version.manifest['recipe']:<8}  {accuracy}"
+        )
+
+
+def samples(options: argparse.Namespace) -> None:
+    """Write test images as pictures."""
+    from glyph_trainer.data.samples import write_samples
+
+    for path in write_samples(options.samples_dir, options.mnist_dir, options.count, options.seed):
+        print(path)
+
+
+def recipes(_: argparse.Namespace) -> None:
+    """List the recipes."""
+    from glyph_trainer.recipes import RECIPES
+
+    for recipe in RECIPES.values():
+        print(f"{recipe.name:<12}{recipe.summary}")
+
+
+def _train(options: argparse.Namespace) -> "TrainedModel":
+    from glyph_trainer.pipeline import describe, train
+    from glyph_trainer.recipes import find_recipe
+
+    recipe = find_recipe(options.recipe)
+    chosen = {"epochs": options.epochs, "batch_size": options.batch_size}
+    settings = dataclasses.replace(recipe.settings, **{key: value for key, value in chosen.items() if value})
+    images = _load_images(options, options.seed, settings.batch_size)
+    trained = train(recipe, settings, images, options.seed)
+    print(describe(trained.record.metrics))
+    return trained
+
+
+def _load_images(options: argparse.Namespace, seed: int, least: int = 1) -> "Images":
+    from glyph_trainer.pipeline import load_images
+
+    return load_images(options.data_dir, options.mnist_dir, options.images, seed, options.skip_bad, least)

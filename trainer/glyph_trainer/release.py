@@ -1,0 +1,137 @@
+"""Which versions a server offers, and under which labels: its models.config, rewritten at once."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from glyph_trainer.errors import PublishError
+from glyph_trainer.staging import write_atomically
+from glyph_trainer.versions import published_versions
+
+STABLE = "stable"
+CANARY = "canary"
+LABELS = (STABLE, CANARY)
+
+_LOG = ".promotions.jsonl"
+
+
+@dataclass(frozen=True)
+class Release:
+    """The models.config of a server, for one model.
+
+    Attributes:
+        config: the file.
+        name: of the model on the server.
+        base: the folder of its versions, as this process sees it; the server may see it under another path.
+    """
+
+    config: Path
+    name: str
+    base: Path
+
+    def labels(self) -> dict[str, int]:
+        """Read the version that each label points to.
+
+        Raises:
+            PublishError: the file cannot be read, or has no such model.
+        """
+        _, model = self._read()
+        return dict(model.version_labels)
+
+    def promote(self, version: int, label: str) -> None:
+        """Point a label to a version, and have the server load all labelled versions.
+
+        Args:
+            version: a published version.
+            label: one of `LABELS`. A canary that becomes stable is no canary any longer.
+
+        Raises:
+            PublishError: there is no such version, or the file cannot be used.
+        """
+        published = published_versions(self.base)
+        if version not in published:
+            listed = ", ".join(map(str, published)) or "none"
+            raise PublishError(f"{self.base} has no version {version}. Published are: {listed}")
+        labels = self.labels()
+        before = labels.get(label)
+        labels[label] = version
+        if label == STABLE and labels.get(CANARY) == version:
+            del labels[CANARY]
+        self._write(labels)
+        self._log(label, version, before)
+
+    def rollback(self) -> tuple[str, int | None]:
+        """Take the last step back: drop the canary, or else make the stable version before this one stable again.
+
+        Returns:
+            the label that moved, and where it points now; None if it is gone.
+
+        Raises:
+            PublishError: there is nothing to go back to, or the file cannot be used.
+        """
+        labels = self.labels()
+        if CANARY in labels:
+            before = labels.pop(CANARY)
+            self._write(labels)
+            self._log(CANARY, None, before, back=True)
+            return CANARY, None
+        if STABLE not in labels:
+            raise PublishError(f"{self.config} labels no version: there is nothing to roll back")
+        earlier = self._stable_before(labels[STABLE])
+        if earlier is None:
+            raise PublishError(f"no version was {STABLE} before {labels[STABLE]}: promote one by its number")
+        before, labels[STABLE] = labels[STABLE], earlier
+        self._write(labels)
+        self._log(STABLE, earlier, before, back=True)
+        return STABLE, earlier
+
+    def _stable_before(self, version: int) -> int | None:
+        """Follow the log back from a stable version: what it replaced when it was promoted, if that is still there."""
+        path = self.base / _LOG
+        entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        for entry in reversed(entries):
+            if entry["label"] == STABLE and entry["version"] == version and not entry["back"]:
+                earlier = entry["before"]
+                return earlier if earlier in published_versions(self.base) else None
+        return None
+
+    def _read(self) -> tuple[model_server_config_pb2.ModelServerConfig, model_server_config_pb2.ModelConfig]:
+        try:
+            parsed = text_format.Parse(self.config.read_text(), model_server_config_pb2.ModelServerConfig())
+        except (OSError, text_format.ParseError) as error:
+            raise PublishError(f"{self.config} cannot be read as a models.config: {error}") from error
+        for model in parsed.model_config_list.config:
+            if model.name == self.name:
+                return parsed, model
+        raise PublishError(f"{self.config} has no model called {self.name!r}")
+
+    def _write(self, labels: Mapping[str, int]) -> None:
+        parsed, model = self._read()
+        model.version_labels.clear()
+        model.version_labels.update(labels)
+        model.model_version_policy.Clear()
+        if labels:
+            model.model_version_policy.specific.versions.extend(sorted(set(labels.values())))
+        else:
+            model.model_version_policy.latest.num_versions = 1
+        lines = self.config.read_text().splitlines(keepends=True)
+        heading = "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
+        write_atomically(self.config, (heading + text_format.MessageToString(parsed)).encode())
+
+    def _log(self, label: str, version: int | None, before: int | None, back: bool = False) -> None:
+        entry = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "label": label,
+            "version": version,
+            "before": before,
+            "back": back,
+        }
+        path = self.base / _LOG
+        logged = path.read_bytes() if path.exists() else b""
+        write_atomically(path, logged + json.dumps(entry).encode() + b"\n")
