@@ -26,7 +26,7 @@ def train_deck(dataset: Dataset, seed: int, epochs: int) -> tuple[list[EpochRepo
     model = recipe.build(10)
     settings = replace(recipe.settings, epochs=epochs)
     loop = Loop(model, recipe.optimizer(epochs * settings.steps_per_epoch(len(dataset))), dataset, settings, seed)
-    reports = fit(loop, epochs)
+    reports = fit(loop, settings)
     return reports, model.get_weights()
 
 

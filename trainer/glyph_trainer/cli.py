@@ -97,6 +97,13 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     _add_seed_option(parser)
     parser.add_argument("--epochs", type=_positive, metavar="N", help="instead of the recipe's own number")
     parser.add_argument("--batch-size", type=_positive, metavar="N", help="instead of the recipe's own")
+    parser.add_argument(
+        "--patience", type=_positive, metavar="N", help="stop after N epochs without progress on images set aside"
+    )
+    parser.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="keep checkpoints, metrics.jsonl and TensorBoard events here"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --run-dir, if there is one")
 
 
 def _add_seed_option(parser: argparse.ArgumentParser) -> None:

@@ -165,10 +165,10 @@ def _train(options: argparse.Namespace) -> "TrainedModel":
     from glyph_trainer.recipes import find_recipe
 
     recipe = find_recipe(options.recipe)
-    chosen = {"epochs": options.epochs, "batch_size": options.batch_size}
+    chosen = {"epochs": options.epochs, "batch_size": options.batch_size, "patience": options.patience}
     settings = dataclasses.replace(recipe.settings, **{key: value for key, value in chosen.items() if value})
     images = _load_images(options, options.seed, settings.batch_size)
-    trained = train(recipe, settings, images, options.seed)
+    trained = train(recipe, settings, images, options.seed, options.run_dir, options.resume)
     print(describe(trained.record.metrics))
     return trained
 

@@ -7,7 +7,7 @@ nothing is copied, converted or fed in between. On the deck's small network this
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import keras
 import numpy as np
@@ -15,6 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from glyph_trainer.data.dataset import Dataset
+from glyph_trainer.evaluate import evaluate
 from glyph_trainer.progress import task
 
 _STEPS_A_CALL = 50
@@ -28,11 +29,14 @@ class FitSettings:
         epochs: how many times to go through the images.
         batch_size: images a step. What is left over at the end of an epoch (other images each time) is not used.
         label_smoothing: how much of each label's probability is spread over all classes, 0 to 1.
+        patience: stop when this many epochs in a row have not lowered the loss on a tenth of the training images, set
+            aside for that, and take the weights of the best one; None trains to the end.
     """
 
     epochs: int
     batch_size: int
     label_smoothing: float = 0.0
+    patience: int | None = None
 
     def steps_per_epoch(self, images: int) -> int:
         """Count the steps of an epoch.
@@ -60,12 +64,16 @@ class EpochReport:
         loss: mean cross-entropy over the epoch, in nats.
         accuracy: share of the training images answered rightly, each before its step.
         seconds: how long it took.
+        validation_loss: mean cross-entropy on the images set aside, if there are any.
+        validation_accuracy: share of right answers on them.
     """
 
     epoch: int
     loss: float
     accuracy: float
     seconds: float
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
 
 
 class Loop:
@@ -77,6 +85,10 @@ class Loop:
         train: the images to train with.
         settings: how to train.
         seed: decides the order of the images, epoch by epoch.
+
+    Attributes:
+        model: the network.
+        variables: all that changes in training: with their values, an epoch can be done again.
     """
 
     def __init__(
@@ -87,11 +99,17 @@ class Loop:
         settings: FitSettings,
         seed: int,
     ) -> None:
+        self.model = model
         self._settings = settings
         self._seed = seed
+        if settings.patience:
+            train, self._aside = train.split(len(train) - len(train) // 10)
+        else:
+            self._aside = None
         self._count = len(train)
         self.steps_per_epoch = settings.steps_per_epoch(self._count)
         optimizer.build(model.trainable_variables)
+        self.variables = [*model.variables, *optimizer.variables]
         self._run = _compile_steps(model, optimizer, train, settings)
 
     def epoch(self, number: int, on_steps: Callable[[int], None] = lambda _: None) -> EpochReport:
@@ -112,7 +130,11 @@ class Loop:
             right += int(part_right)
             on_steps(len(batches))
         images = self.steps_per_epoch * self._settings.batch_size
-        return EpochReport(number, loss / self.steps_per_epoch, right / images, time.perf_counter() - started)
+        report = EpochReport(number, loss / self.steps_per_epoch, right / images, time.perf_counter() - started)
+        if not self._aside:
+            return report
+        evaluation = evaluate(self.model, self._aside)
+        return replace(report, validation_loss=evaluation.loss, validation_accuracy=evaluation.accuracy)
 
     def _batches(self, epoch: int) -> Iterator[NDArray[np.int32]]:
         order = np.random.default_rng((self._seed, epoch)).permutation(self._count).astype(np.int32)
@@ -155,20 +177,51 @@ def _compile_steps(
     return run  # type: ignore[no-any-return]  # tensorflow has no type information
 
 
-def fit(loop: Loop, epochs: int) -> list[EpochReport]:
+@dataclass
+class State:
+    """How far a training has come.
+
+    Attributes:
+        history: what each epoch brought, so far.
+        best: the weights of the best epoch, where a patience is set.
+    """
+
+    history: list[EpochReport] = field(default_factory=list)
+    best: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def since_best(self) -> int:
+        """Count the epochs since the lowest loss on the images set aside."""
+        losses = [report.validation_loss or 0.0 for report in self.history]
+        return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+
+
+def fit(
+    loop: Loop, settings: FitSettings, state: State | None = None, save: Callable[[State], None] = lambda _: None
+) -> list[EpochReport]:
     """Train to the end, showing the progress of each epoch.
 
     Args:
         loop: the network in training.
-        epochs: how many epochs.
+        settings: how long, and how patiently.
+        state: how far it has come already.
+        save: called after every epoch.
 
     Returns:
         what each epoch brought.
     """
-    reports = []
-    for number in range(1, epochs + 1):
+    state = state or State()
+    epochs, patience = settings.epochs, settings.patience
+    while len(state.history) < epochs and not (patience and state.since_best() >= patience):
+        number = len(state.history) + 1
         with task(f"Epoch {number:>3}/{epochs}", loop.steps_per_epoch, "steps") as work:
             report = loop.epoch(number, work.advance)
             work.outcome = f"loss {report.loss:.4f}  accuracy {report.accuracy:.2%}"
-        reports.append(report)
-    return reports
+            if report.validation_accuracy is not None:
+                work.outcome += f"  set aside {report.validation_accuracy:.2%}"
+        state.history.append(report)
+        if patience and not state.since_best():
+            state.best = loop.model.get_weights()
+        save(state)
+    if state.best:
+        loop.model.set_weights(state.best)
+    return state.history

@@ -6,12 +6,13 @@ from typing import Any
 
 import keras
 
+from glyph_trainer.checkpoint import Run
 from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.data.source import open_source
 from glyph_trainer.data.validation import Validation, validate
 from glyph_trainer.errors import DataError, UnusableFilesError
 from glyph_trainer.evaluate import HELD_OUT, OFFICIAL, SETS, Predictor, evaluate
-from glyph_trainer.fit import FitSettings, Loop, fit
+from glyph_trainer.fit import FitSettings, Loop, State, fit
 from glyph_trainer.progress import task
 from glyph_trainer.recipes import Recipe
 from glyph_trainer.trained import TrainedModel, TrainingRecord, software_versions
@@ -83,7 +84,14 @@ def load_images(
     return Images(train, held_out, source.official, source.images.fingerprint(), validation)
 
 
-def train(recipe: Recipe, settings: FitSettings, images: Images, seed: int) -> TrainedModel:
+def train(
+    recipe: Recipe,
+    settings: FitSettings,
+    images: Images,
+    seed: int,
+    run_directory: Path | None = None,
+    resume: bool = False,
+) -> TrainedModel:
     """Train on one part of the images, test on the others.
 
     Args:
@@ -91,16 +99,26 @@ def train(recipe: Recipe, settings: FitSettings, images: Images, seed: int) -> T
         settings: how; the recipe's own, unless the user says otherwise.
         images: the images.
         seed: decides the weights and the order of the images.
+        run_directory: where to keep checkpoints and metrics, if anywhere.
+        resume: whether to go on from the checkpoint there.
 
     Returns:
-        the trained network, with its record and metrics.
+        the trained network, with its record and metrics. It is the same, bit for bit, however often the training was
+        interrupted and resumed on the same machine.
+
+    Raises:
+        TrainerError: there is a checkpoint that cannot be resumed from, or is not to be.
     """
     part = images.train
+    identity = {"recipe": recipe.name, "seed": seed, "data": images.fingerprint, **dataclasses.asdict(settings)}
+    run = Run(run_directory, identity, resume) if run_directory else None
     keras.utils.set_random_seed(seed)
     model = recipe.build(len(part.names))
     optimizer = recipe.optimizer(settings.epochs * settings.steps_per_epoch(len(part)))
     print(f"Training {recipe.name}: {model.count_params():,} parameters, {len(part):,} images", flush=True)
-    history = fit(Loop(model, optimizer, part, settings, seed), settings.epochs)
+    loop = Loop(model, optimizer, part, settings, seed)
+    state = run.restore(loop.variables) if run else State()
+    history = fit(loop, settings, state, lambda now: run.save(now, loop.variables) if run else None)
     record = TrainingRecord(
         recipe=recipe.name,
         seed=seed,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import platform
 import zipfile
@@ -127,7 +128,7 @@ def load_trained(directory: Path) -> TrainedModel:
     try:
         record = json.loads((directory / _RECORD).read_text())
         record["labels"], record["history"] = tuple(record["labels"]), tuple(record["history"])
-        with np.load(directory / _TEST, allow_pickle=False) as test:
+        with np.load(io.BytesIO((directory / _TEST).read_bytes()), allow_pickle=False) as test:
             return TrainedModel(
                 model=keras.saving.load_model(directory / _MODEL, compile=False),
                 record=TrainingRecord(**record),

@@ -107,7 +107,7 @@ def _key(listing: Listing) -> str:
 
 def _load(path: Path, key: str) -> Folder | None:
     try:
-        with np.load(path, allow_pickle=False) as packed:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as packed:
             about = json.loads(str(packed["about"]))
             if about["key"] != key:
                 return None
