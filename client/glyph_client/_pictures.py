@@ -55,6 +55,8 @@ def open_picture(picture: Picture) -> Image.Image:
             f"{name_of(picture)}: no image that can be read. Received: {len(data):,} bytes that begin with "
             f"{bytes(data[:8])!r}. Give a PNG, JPEG or another format that Pillow reads."
         ) from error
+    except OSError as error:
+        raise PictureError(f"{name_of(picture)}: the image is damaged and cannot be decoded ({error}).") from error
     return _decoded(image, name_of(picture))
 
 

@@ -91,7 +91,7 @@ def _grey(data: tf.Tensor) -> tf.Tensor:
         format_index,
         [
             lambda: _luma(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE", fancy_upscaling=True)),
-            lambda: _luma(_over_white(tf.io.decode_png(data, channels=4))),
+            lambda: _luma(_over_white(_opaque(tf.io.decode_png(data, channels=4), bits=header[24]))),
             lambda: _luma(tf.io.decode_image(data, expand_animations=False)),
             lambda: _luma(tf.io.decode_image(data, expand_animations=False)),
         ],
@@ -100,6 +100,13 @@ def _grey(data: tf.Tensor) -> tf.Tensor:
 
 def _pair(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return shape[0], shape[1]
+
+
+def _opaque(rgba: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """Undoes a slip of TensorFlow's decoder: opaque pixels of 1, 2 and 4 bits come with alpha 1, 3 and 15."""
+    filler = tf.bitwise.left_shift(tf.constant(1, tf.int64), tf.minimum(bits, 8)) - 1
+    alpha = tf.where(tf.cast(rgba[..., 3:], tf.int64) == filler, tf.constant(255, rgba.dtype), rgba[..., 3:])
+    return tf.concat([rgba[..., :3], alpha], -1)
 
 
 def _over_white(rgba: tf.Tensor) -> tf.Tensor:
