@@ -1,5 +1,6 @@
 """Any picture in, an answer out: the client SDK for TensorFlow Serving, without TensorFlow."""
 
+from glyph_client._async_client import AsyncClient
 from glyph_client._client import Client
 from glyph_client._errors import (
     AccessDenied,
@@ -24,17 +25,46 @@ from glyph_client._flows import Attempt, Interceptor, Outcome
 from glyph_client._pictures import Picture
 from glyph_client._preprocess import Explanation, explain, preprocess
 from glyph_client._retry import Retry
+from glyph_client._tracing import opentelemetry
 from glyph_client._transports.base import TLS, AsyncTransport, Transport
-from glyph_client._types import Class, Model, ModelConfig, ModelSpec, Prediction, Signature, TensorSpec, VersionStatus
+from glyph_client._transports.mock import AsyncMockTransport, MockTransport
+from glyph_client._types import (
+    Class,
+    ClassifyRequest,
+    ClassifyResponse,
+    MetadataRequest,
+    MetadataResponse,
+    Model,
+    ModelConfig,
+    ModelSpec,
+    Prediction,
+    PredictRequest,
+    PredictResponse,
+    RegressRequest,
+    RegressResponse,
+    ReloadRequest,
+    ReloadResponse,
+    Request,
+    Response,
+    Signature,
+    StatusRequest,
+    StatusResponse,
+    TensorSpec,
+    VersionStatus,
+)
 
 __all__ = [
     "TLS",
     "AccessDenied",
     "AmbiguousPicture",
+    "AsyncClient",
+    "AsyncMockTransport",
     "AsyncTransport",
     "Attempt",
     "CallError",
     "Class",
+    "ClassifyRequest",
+    "ClassifyResponse",
     "Client",
     "DeadlineExceeded",
     "Explanation",
@@ -42,6 +72,9 @@ __all__ = [
     "InputError",
     "Interceptor",
     "InvalidRequest",
+    "MetadataRequest",
+    "MetadataResponse",
+    "MockTransport",
     "Model",
     "ModelConfig",
     "ModelSpec",
@@ -52,10 +85,20 @@ __all__ = [
     "Picture",
     "PictureError",
     "PictureTooLarge",
+    "PredictRequest",
+    "PredictResponse",
     "Prediction",
+    "RegressRequest",
+    "RegressResponse",
+    "ReloadRequest",
+    "ReloadResponse",
+    "Request",
+    "Response",
     "Retry",
     "ServerFault",
     "Signature",
+    "StatusRequest",
+    "StatusResponse",
     "TargetError",
     "TensorSpec",
     "Transport",
@@ -64,5 +107,6 @@ __all__ = [
     "VersionStatus",
     "call_error",
     "explain",
+    "opentelemetry",
     "preprocess",
 ]

@@ -1,4 +1,4 @@
-"""The two fronts: `Client` for threads, `AsyncClient` for asyncio, with the same parameters and methods."""
+"""The client for threads."""
 
 import itertools
 import time
@@ -10,8 +10,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Generic, Self, cast
 
-from glyph_client._errors import CallError, InputError
-from glyph_client._flows import Attempt, Flow, Flows, Interceptor, Outcome, Pause, T, TransportT
+from glyph_client._errors import GlyphError, InputError
+from glyph_client._flows import Attempt, Flow, Flows, Interceptor, Outcome, Pause, T, TransportT, Work
 from glyph_client._pictures import Picture
 from glyph_client._retry import Deadline, Retry
 from glyph_client._transports import connect, split_targets
@@ -40,7 +40,7 @@ BATCH_SIZE: Final = 64
 CONCURRENCY: Final = 4
 
 
-class _BaseClient(Generic[TransportT]):
+class BaseClient(Generic[TransportT]):
     """What both fronts are made with."""
 
     def __init__(
@@ -76,15 +76,16 @@ class _BaseClient(Generic[TransportT]):
         return stack
 
 
-def _options(
+def make_options(
     headers: Mapping[str, str], api_key: str | None, token: str | None, tls: TLS | None, *, compression: bool
 ) -> Options:
+    """What the transports are built with."""
     secrets = {"x-api-key": api_key, "authorization": None if token is None else f"Bearer {token}"}
     named = {name: value for name, value in secrets.items() if value is not None}
     return Options({**headers, **named}, tls or TLS(), compression)
 
 
-class Client(_BaseClient[Transport]):
+class Client(BaseClient[Transport]):
     """Asks a model server; safe to use from several threads.
 
     Example:
@@ -131,7 +132,7 @@ class Client(_BaseClient[Transport]):
         interceptors: Sequence[Interceptor] = (),
         transport: Transport | None = None,
     ) -> None:
-        options = _options(headers, api_key, token, tls, compression=compression)
+        options = make_options(headers, api_key, token, tls, compression=compression)
         transports = [transport] if transport else [connect(each, options) for each in split_targets(target)]
         spec = ModelSpec(model, version, label)
         super().__init__(transports, spec, timeout, retry, hedge_after, interceptors)
@@ -382,31 +383,31 @@ class Client(_BaseClient[Transport]):
             while True:
                 try:
                     outcome = self._perform(step)
-                except CallError as error:
+                except GlyphError as error:
                     step = flow.throw(error)
                 else:
                     step = flow.send(outcome)
         except StopIteration as stop:
             return cast("T", stop.value)
 
-    def _perform(self, step: Attempt[Transport] | Pause) -> Response | None:
+    def _perform(self, step: Attempt[Transport] | Pause | Work) -> Any:
         if isinstance(step, Pause):
-            time.sleep(step.seconds)
-            return None
-        return self._send_hedged(step) if self._hedges else self._send(step)
+            return time.sleep(step.seconds)
+        if isinstance(step, Work):
+            return step.function()
+        return self._send_hedged(step, self._hedges) if self._hedges else self._send(step)
 
     def _send(self, attempt: Attempt[Transport]) -> Response:
         with self._around(attempt):
             attempt.response = attempt.transport.send(attempt.request, timeout=attempt.timeout, headers=attempt.headers)
         return attempt.response
 
-    def _send_hedged(self, attempt: Attempt[Transport]) -> Response:
-        hedges = cast("ThreadPoolExecutor", self._hedges)
+    def _send_hedged(self, attempt: Attempt[Transport], hedges: ThreadPoolExecutor) -> Response:
         first = hedges.submit(self._send, attempt)
         if wait([first], timeout=self._hedge_after).done:
             return first.result()
         second = hedges.submit(self._send, self._hedge(attempt))
         done, waiting = wait([first, second], return_when=FIRST_COMPLETED)
-        # The first to succeed counts; if the first to end has failed, so does what the other says.
+        # The first to succeed counts; if the first to end has failed, the other decides.
         winner = next((each for each in done if each.exception() is None), None) or next(iter(waiting or done))
         return winner.result()

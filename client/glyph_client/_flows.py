@@ -65,7 +65,14 @@ class Pause:
     seconds: float
 
 
-Flow = Generator[Attempt[Any] | Pause, Any, T]
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Something to compute, long enough to keep an event loop waiting."""
+
+    function: Callable[[], Any]
+
+
+Flow = Generator[Attempt[Any] | Pause | Work, Any, T]
 Interceptor = Callable[[Attempt[Any]], AbstractContextManager[object]]
 Outcome = Prediction | GlyphError
 
@@ -155,13 +162,13 @@ class Flows(Generic[TransportT]):
         self, picture: Picture, spec: ModelSpec, deadline: Deadline, *, server_side: bool, explain: bool
     ) -> Flow[Prediction]:
         """One picture."""
-        explanation = explain_picture(picture) if explain else None
+        explanation = (yield Work(lambda: explain_picture(picture))) if explain else None
         if server_side:
-            request = _contract.files_request(spec, [read_bytes(picture)])
+            request = _contract.files_request(spec, [(yield Work(lambda: read_bytes(picture)))])
         elif explanation is not None:
             request = _contract.images_request(spec, explanation.result[None, ..., None])
         else:
-            images, errors = preprocess_many([picture])
+            images, errors = yield Work(lambda: preprocess_many([picture]))
             if errors:
                 raise errors[0]
             request = _contract.images_request(spec, images)
@@ -175,7 +182,7 @@ class Flows(Generic[TransportT]):
         """Several pictures in one request; what is wrong with one of them is its outcome."""
         if server_side:
             return (yield from self._predict_files(pictures, spec, timeout))
-        images, errors = preprocess_many(pictures)
+        images, errors = yield Work(lambda: preprocess_many(pictures))
         answers: list[Prediction] = []
         if len(images):
             request = _contract.images_request(spec, images)
@@ -185,13 +192,9 @@ class Flows(Generic[TransportT]):
         return [errors[index] if index in errors else next(good) for index in range(len(pictures))]
 
     def _predict_files(self, pictures: Sequence[Picture], spec: ModelSpec, timeout: float) -> Flow[list[Outcome]]:
-        outcomes: dict[int, Outcome] = {}
-        files: dict[int, bytes] = {}
-        for index, picture in enumerate(pictures):
-            try:
-                files[index] = read_bytes(picture)
-            except PictureError as error:
-                outcomes[index] = error
+        read: dict[int, bytes | PictureError] = yield Work(lambda: dict(enumerate(map(_try_read, pictures))))
+        outcomes: dict[int, Outcome] = {i: each for i, each in read.items() if isinstance(each, PictureError)}
+        files = {i: each for i, each in read.items() if isinstance(each, bytes)}
         outcomes |= yield from self._ask_files(files, spec, timeout)
         return [outcomes[index] for index in range(len(pictures))]
 
@@ -249,3 +252,10 @@ class Flows(Generic[TransportT]):
                 )
             yield Pause(pause)
             pause = min(2 * pause, 1.0)
+
+
+def _try_read(picture: Picture) -> bytes | PictureError:
+    try:
+        return read_bytes(picture)
+    except PictureError as error:
+        return error
