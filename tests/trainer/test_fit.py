@@ -12,7 +12,7 @@ from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.data.folder import read_folder
 from glyph_trainer.errors import TrainerError
 from glyph_trainer.fit import EpochReport, Loop, fit
-from glyph_trainer.recipes import find_recipe
+from glyph_trainer.recipes import deck, find_recipe
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def dataset(small_folder: Path) -> Dataset:
 
 
 def train_deck(dataset: Dataset, seed: int, epochs: int) -> tuple[list[EpochReport], list[np.ndarray]]:
-    recipe = find_recipe("deck")
+    recipe = deck.RECIPE
     keras.utils.set_random_seed(seed)
     model = recipe.build(10)
     settings = replace(recipe.settings, epochs=epochs)
@@ -31,7 +31,7 @@ def train_deck(dataset: Dataset, seed: int, epochs: int) -> tuple[list[EpochRepo
 
 
 def test_the_deck_s_network_is_as_drawn() -> None:
-    model = find_recipe("deck").build(10)
+    model = deck.RECIPE.build(10)
     assert model.count_params() == 35_754
     assert [layer.output.shape[1:] for layer in model.layers if layer.weights] == [
         (24, 24, 4),
@@ -40,7 +40,7 @@ def test_the_deck_s_network_is_as_drawn() -> None:
         (128,),
         (10,),
     ]
-    settings = find_recipe("deck").settings
+    settings = deck.RECIPE.settings
     assert (settings.epochs, settings.batch_size) == (10, 100)
 
 
@@ -64,5 +64,5 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(dataset: Dataset) -> N
 
 
 def test_an_unknown_recipe_is_an_error() -> None:
-    with pytest.raises(TrainerError, match=r"there is no recipe 'dekc'\. Choose one of: deck"):
+    with pytest.raises(TrainerError, match=r"there is no recipe 'dekc'\. Choose one of: backprop, logistic, deck"):
         find_recipe("dekc")

@@ -13,18 +13,17 @@ from glyph_trainer.data.mnist import DEFAULT_DIRECTORY
 from glyph_trainer.errors import TrainerError
 from glyph_trainer.fit import FitSettings, State
 from glyph_trainer.pipeline import load_images, train
-from glyph_trainer.recipes import find_recipe
-
-from tests.trainer.conftest import Run
+from glyph_trainer.recipes import deck
 
 SETTINGS = FitSettings(epochs=8, batch_size=20, patience=7)
+RANDOM = random.SystemRandom()
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["glyph_trainer.pipeline"])
 
 
 def train_in_process(folder: Path, run: Path, weights: Path | None) -> None:
     images = load_images(folder, DEFAULT_DIRECTORY, 0, seed=5)
-    trained = train(find_recipe("deck"), SETTINGS, images, seed=5, run_directory=run, resume=True)
+    trained = train(deck.RECIPE, SETTINGS, images, seed=5, run_directory=run, resume=True)
     if weights:
         np.savez(weights, *trained.model.get_weights())
 
@@ -41,13 +40,13 @@ def test_killed_at_three_random_moments_it_ends_with_the_same_weights(small_fold
     reference.join(120)
     assert reference.exitcode == 0
 
-    for epoch in sorted(random.sample(range(1, SETTINGS.epochs - 1), 3)):
+    for epoch in sorted(RANDOM.sample(range(1, SETTINGS.epochs - 1), 3)):
         training = PROCESSES.Process(target=train_in_process, args=(small_folder, disturbed, None))
         training.start()
         deadline = time.monotonic() + 60
         while epochs_done(disturbed) < epoch and training.is_alive() and time.monotonic() < deadline:
             training.join(0.01)
-        training.join(random.uniform(0, 0.3))  # somewhere in the next epoch, or in the saving of this one
+        training.join(RANDOM.uniform(0, 0.3))  # somewhere in the next epoch, or in the saving of this one
         training.kill()
         training.join()
         assert epochs_done(disturbed) >= epoch
@@ -72,31 +71,28 @@ def test_killed_at_three_random_moments_it_ends_with_the_same_weights(small_fold
 @pytest.fixture
 def finished(small_folder: Path, tmp_path: Path) -> Path:
     images = load_images(small_folder, DEFAULT_DIRECTORY, 0, seed=5)
-    train(find_recipe("deck"), FitSettings(epochs=1, batch_size=100), images, seed=5, run_directory=tmp_path)
+    train(deck.RECIPE, FitSettings(epochs=1, batch_size=100), images, seed=5, run_directory=tmp_path)
     return tmp_path
 
 
-def test_a_training_is_not_overwritten_nor_mistaken_for_another(
-    glyph_train: Run, small_folder: Path, finished: Path
-) -> None:
+def test_a_training_is_not_overwritten_nor_mistaken_for_another(small_folder: Path, finished: Path) -> None:
     images = load_images(small_folder, DEFAULT_DIRECTORY, 0, seed=5)
     settings = FitSettings(epochs=1, batch_size=100)
-    with pytest.raises(TrainerError, match="holds a training of 1 epochs. Go on with --resume, or choose another"):
-        train(find_recipe("deck"), settings, images, seed=5, run_directory=finished)
-    with pytest.raises(TrainerError, match="belongs to another training: seed 5, not 6. Choose another folder"):
-        train(find_recipe("deck"), settings, images, seed=6, run_directory=finished, resume=True)
+    with pytest.raises(TrainerError, match=r"holds a training of 1 epochs\. Go on with --resume, or choose another"):
+        train(deck.RECIPE, settings, images, seed=5, run_directory=finished)
+    with pytest.raises(TrainerError, match=r"belongs to another training: seed 5, not 6\. Choose another folder"):
+        train(deck.RECIPE, settings, images, seed=6, run_directory=finished, resume=True)
     checkpoint = finished / "checkpoint.npz"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(TrainerError, match="checkpoint.npz is damaged .* Remove it and train again"):
-        train(find_recipe("deck"), settings, images, seed=5, run_directory=finished, resume=True)
+    with pytest.raises(TrainerError, match=r"checkpoint\.npz is damaged .* Remove it and train again"):
+        train(deck.RECIPE, settings, images, seed=5, run_directory=finished, resume=True)
 
 
 def test_it_stops_early_with_the_best_weights(small_folder: Path) -> None:
     from glyph_trainer.evaluate import evaluate
 
     images = load_images(small_folder, DEFAULT_DIRECTORY, 0, seed=5)
-    recipe = find_recipe("deck")
-    hasty = replace(recipe, optimizer=lambda _: recipe.optimizer(100_000))  # the rate stays too high to settle
+    hasty = replace(deck.RECIPE, optimizer=lambda _: deck.optimizer(100_000))  # the rate stays too high to settle
     trained = train(hasty, FitSettings(epochs=60, batch_size=20, patience=2), images, seed=5)
     history = trained.record.history
     losses = [epoch["validation_loss"] for epoch in history]

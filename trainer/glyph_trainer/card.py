@@ -37,6 +37,19 @@ It answers every picture with one of its classes, whatever the picture shows; it
 """
 
 
+_EXAMPLE_TEMPLATE = """# {name}
+
+An example: {summary}.
+
+`serving_default` takes {input} and gives {outputs}.
+
+{metrics}
+
+* Settings: {settings}.
+* Software: {software}.
+"""
+
+
 def write_card(name: str, record: TrainingRecord, parameters: int) -> str:
     """Write the model card.
 
@@ -62,6 +75,34 @@ def write_card(name: str, record: TrainingRecord, parameters: int) -> str:
         seed=record.seed,
         settings=", ".join(f"{key} {value}" for key, value in record.settings.items()),
         fingerprint=record.data_fingerprint,
+        software=", ".join(f"{key} {value}" for key, value in record.software.items()),
+    )
+
+
+def write_example_card(name: str, summary: str, signature: Any, record: TrainingRecord) -> str:
+    """Write the model card of an example.
+
+    Args:
+        name: of the model on the server.
+        summary: one line about the recipe.
+        signature: the function behind `serving_default`.
+        record: how it came about.
+
+    Returns:
+        Markdown.
+    """
+    (spec,) = signature.input_signature
+    metrics = "\n".join(
+        f"* {rows.replace('_', ' ')}: {', '.join(f'{key} {value}' for key, value in found.items())}"
+        for rows, found in record.metrics.items()
+    )
+    return _EXAMPLE_TEMPLATE.format(
+        name=name,
+        summary=summary,
+        input=f"`{spec.name}` {spec.dtype.name} {list(spec.shape)}",
+        outputs=", ".join(f"`{output}`" for output in signature.get_concrete_function().structured_outputs),
+        metrics=metrics,
+        settings=", ".join(f"{key} {value}" for key, value in record.settings.items()),
         software=", ".join(f"{key} {value}" for key, value in record.software.items()),
     )
 

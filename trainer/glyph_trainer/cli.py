@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
-    _add_source_options(parser)
+    _add_source_options(parser, required=False)  # not every recipe trains with pictures
     parser.add_argument("--recipe", default="deck", metavar="NAME", help="what to train (default: %(default)s)")
     _add_seed_option(parser)
     parser.add_argument("--epochs", type=_positive, metavar="N", help="instead of the recipe's own number")
@@ -112,18 +112,18 @@ def _add_seed_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_source_options(parser: argparse.ArgumentParser) -> None:
-    _add_digit_options(parser)
+def _add_source_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    _add_digit_options(parser, required)
     parser.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be used")
 
 
-def _add_digit_options(parser: argparse.ArgumentParser) -> None:
+def _add_digit_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
     from glyph_trainer.data.digits import DECK_IMAGES
 
     parser.add_argument(
         "--data-dir",
         type=Path,
-        required=True,
+        required=required,
         metavar="DIR",
         help="folder of images; if missing, it is made of digits",
     )
@@ -171,7 +171,9 @@ def _add_models_options(parser: argparse.ArgumentParser, config_required: bool =
         "--config", type=Path, required=config_required, metavar="FILE", help="the server's models.config, with labels"
     )
     parser.add_argument("--models-dir", type=Path, required=True, metavar="DIR", help="folder of all models")
-    parser.add_argument("--model-name", default="digits", metavar="NAME", help="on the server (default: %(default)s)")
+    parser.add_argument(
+        "--model-name", default=commands.DEFAULT_MODEL_NAME, metavar="NAME", help="of the model (default: %(default)s)"
+    )
 
 
 def _positive(text: str) -> int:

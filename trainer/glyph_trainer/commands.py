@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from glyph_trainer.errors import ModelError, PublishError
+from glyph_trainer.errors import ModelError, PublishError, TrainerError
 
 if TYPE_CHECKING:
     from glyph_trainer.pipeline import Images
     from glyph_trainer.release import Release
     from glyph_trainer.trained import TrainedModel
+
+DEFAULT_MODEL_NAME = "digits"
 
 
 def dataset(options: argparse.Namespace) -> None:
@@ -61,15 +63,24 @@ def publish(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do it all."""
+    from glyph_trainer.recipes import Example, find_recipe
     from glyph_trainer.versions import check_writable, published_versions
 
-    base = options.models_dir / options.model_name
-    versions = published_versions(base)
+    recipe = find_recipe(options.recipe)
+    if isinstance(recipe, Example) and options.model_name == DEFAULT_MODEL_NAME:
+        options.model_name = recipe.name
+    versions = published_versions(options.models_dir / options.model_name)
     if options.unless_published and versions:
         print(f"{options.model_name} has version {max(versions)}: nothing to do")
         return
-    check_writable(base)
-    _publish_trained(options, _train(options))
+    check_writable(options.models_dir / options.model_name)
+    if isinstance(recipe, Example):
+        from glyph_trainer.publish import publish_example
+
+        version = publish_example(recipe, recipe.run(print), options.models_dir, options.model_name)
+        print(f"Published {version}")
+    else:
+        _publish_trained(options, _train(options))
 
 
 def _publish_trained(options: argparse.Namespace, trained: "TrainedModel") -> None:
@@ -162,9 +173,11 @@ def recipes(_: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> "TrainedModel":
     from glyph_trainer.pipeline import describe, train
-    from glyph_trainer.recipes import find_recipe
+    from glyph_trainer.recipes import Example, find_recipe
 
     recipe = find_recipe(options.recipe)
+    if isinstance(recipe, Example):
+        raise TrainerError(f"the recipe {recipe.name!r} trains no classifier of pictures. Use 'glyph-train run'")
     chosen = {"epochs": options.epochs, "batch_size": options.batch_size, "patience": options.patience}
     settings = dataclasses.replace(recipe.settings, **{key: value for key, value in chosen.items() if value})
     images = _load_images(options, options.seed, settings.batch_size)
@@ -176,4 +189,6 @@ def _train(options: argparse.Namespace) -> "TrainedModel":
 def _load_images(options: argparse.Namespace, seed: int, least: int = 1) -> "Images":
     from glyph_trainer.pipeline import load_images
 
+    if not options.data_dir:
+        raise TrainerError("name the folder of images with --data-dir")
     return load_images(options.data_dir, options.mnist_dir, options.images, seed, options.skip_bad, least)

@@ -102,10 +102,9 @@ class Loop:
         self.model = model
         self._settings = settings
         self._seed = seed
+        self._aside: Dataset | None = None
         if settings.patience:
             train, self._aside = train.split(len(train) - len(train) // 10)
-        else:
-            self._aside = None
         self._count = len(train)
         self.steps_per_epoch = settings.steps_per_epoch(self._count)
         optimizer.build(model.trainable_variables)

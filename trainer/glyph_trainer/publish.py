@@ -1,24 +1,26 @@
 """Publishing: a trained model becomes `<models>/<name>/<version>/`, whole or not at all."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from glyph_trainer.card import write_card
+from glyph_trainer.card import write_card, write_example_card
 from glyph_trainer.errors import PublishError
 from glyph_trainer.evaluate import evaluate, load_predictor
 from glyph_trainer.gates import Gate, Limits, accuracy_gate, comparison_gate, export_gates
+from glyph_trainer.recipes import Example, Fitted
 from glyph_trainer.signatures import export
 from glyph_trainer.staging import flush_to_disk, staging_directory
-from glyph_trainer.trained import TrainedModel, TrainingRecord
+from glyph_trainer.trained import TrainedModel, TrainingRecord, software_versions
 from glyph_trainer.versions import rename_to_next_version
-from glyph_trainer.warmup import BATCH_SIZES, FILE_NAME, write_warmup
+from glyph_trainer.warmup import BATCH_SIZES, FILE_NAME, write_single_warmup, write_warmup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,28 +64,90 @@ def publish(
         PublishError: the same, where TensorFlow is the one to notice.
     """
     limits = limits or Limits()
-    base = models_directory.absolute() / name
     record = trained.record
-    with staging_directory(base) as staging:
-        extra = staging / "assets.extra"
-        try:
-            export(trained.model, record.labels, staging)
-            extra.mkdir()
-            write_warmup(extra / FILE_NAME, name, trained.test.images[: max(BATCH_SIZES)], BATCH_SIZES)
-        except tf.errors.OpError as error:  # TensorFlow's way to say OSError
-            raise PublishError(
-                f"the version cannot be written below {base} ({error.message}). Free some space and try again; "
-                f"nothing was published"
-            ) from error
-        gates = _bless(trained, staging, stable, limits)
+    card = write_card(name, record, trained.model.count_params())
+    with _staged_version(models_directory, name) as staged:
+        with staged.writing():
+            export(trained.model, record.labels, staged.directory)
+            write_warmup(staged.extra / FILE_NAME, name, trained.test.images[: max(BATCH_SIZES)], BATCH_SIZES)
+        gates = _bless(trained, staged.directory, stable, limits)
         if not force and not all(gate.passed for gate in gates):
             return Publication(None, gates)
-        (extra / "labels.txt").write_text("".join(f"{label}\n" for label in record.labels))
-        (extra / "metrics.json").write_text(_json(record.metrics))
-        (extra / "MODEL_CARD.md").write_text(write_card(name, record, trained.model.count_params()))
-        (extra / "manifest.json").write_text(_json(_manifest(staging, name, record, gates)))
-        flush_to_disk(staging)
-        return Publication(rename_to_next_version(staging, base), gates)
+        return Publication(staged.publish(record, card, gates), gates)
+
+
+def publish_example(recipe: Example, fitted: Fitted, models_directory: Path, name: str) -> Path:
+    """Publish what an example has learnt, as the next version of a model.
+
+    Args:
+        recipe: the example.
+        fitted: what it has learnt.
+        models_directory: the folder of all models.
+        name: of the model on the server.
+
+    Returns:
+        the folder of the new version.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full. Published versions are untouched.
+        PublishError: the same, where TensorFlow is the one to notice.
+    """
+    record = TrainingRecord(
+        recipe=recipe.name,
+        seed=0,
+        settings=fitted.settings,
+        labels=fitted.labels,
+        images=0,
+        data_fingerprint="",
+        history=(),
+        metrics=fitted.metrics,
+        software=software_versions(),
+    )
+    signature = fitted.module.serving_default
+    with _staged_version(models_directory, name) as staged:
+        with staged.writing():
+            tf.saved_model.save(fitted.module, str(staged.directory), signatures=signature)
+            write_single_warmup(staged.extra / FILE_NAME, name, signature, fitted.question)
+        return staged.publish(record, write_example_card(name, recipe.summary, signature, record), ())
+
+
+@dataclasses.dataclass(frozen=True)
+class _StagedVersion:
+    """A version in the making."""
+
+    directory: Path
+    base: Path
+
+    @property
+    def extra(self) -> Path:
+        return self.directory / "assets.extra"
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Tell in our words what TensorFlow says when it cannot write: its errors are no OSError."""
+        self.extra.mkdir()
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise PublishError(
+                f"the version cannot be written below {self.base} ({error.message}). Free some space and try again; "
+                f"nothing was published"
+            ) from error
+
+    def publish(self, record: TrainingRecord, card: str, gates: Sequence[Gate]) -> Path:
+        (self.extra / "labels.txt").write_text("".join(f"{label}\n" for label in record.labels))
+        (self.extra / "metrics.json").write_text(_json(record.metrics))
+        (self.extra / "MODEL_CARD.md").write_text(card)
+        (self.extra / "manifest.json").write_text(_json(_manifest(self.directory, self.base.name, record, gates)))
+        flush_to_disk(self.directory)
+        return rename_to_next_version(self.directory, self.base)
+
+
+@contextlib.contextmanager
+def _staged_version(models_directory: Path, name: str) -> Iterator[_StagedVersion]:
+    base = models_directory.absolute() / name
+    with staging_directory(base) as staging:
+        yield _StagedVersion(staging, base)
 
 
 def _bless(trained: TrainedModel, staging: Path, stable: Path | None, limits: Limits) -> tuple[Gate, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -36,6 +37,21 @@ def write_warmup(path: Path, model_name: str, images: NDArray[np.uint8], batch_s
                 _classify(model_name, encoded),
             ):
                 writer.write(log.SerializeToString())
+
+
+def write_single_warmup(path: Path, model_name: str, signature: Any, question: NDArray[np.float32]) -> None:
+    """Write a TFRecord of one PredictionLog.
+
+    Args:
+        path: the file to write.
+        model_name: what the request calls the model.
+        signature: the function behind `serving_default`, of one input.
+        question: a batch for it.
+    """
+    (spec,) = signature.input_signature
+    log = _predict(model_name, "serving_default", spec.name, tf.make_tensor_proto(question))
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(log.SerializeToString())
 
 
 def _predict(

@@ -4,15 +4,17 @@ A recipe is a network and the way to train it. Each has a module of its own; the
 """
 
 from glyph_trainer.errors import TrainerError
-from glyph_trainer.recipes import deck
-from glyph_trainer.recipes.recipe import Recipe
+from glyph_trainer.recipes import backprop, deck, logistic
+from glyph_trainer.recipes.recipe import Example, Fitted, Recipe
 
-RECIPES = {recipe.name: recipe for recipe in (deck.RECIPE,)}
+RECIPES: dict[str, Recipe | Example] = {
+    recipe.name: recipe for recipe in (backprop.RECIPE, logistic.RECIPE, deck.RECIPE)
+}
 
-__all__ = ["RECIPES", "Recipe", "find_recipe"]
+__all__ = ["RECIPES", "Example", "Fitted", "Recipe", "find_recipe"]
 
 
-def find_recipe(name: str) -> Recipe:
+def find_recipe(name: str) -> Recipe | Example:
     """Look up a recipe.
 
     Args:

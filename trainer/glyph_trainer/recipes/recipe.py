@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
 
 from glyph_trainer.fit import FitSettings
 
@@ -26,3 +30,37 @@ class Recipe:
     build: Callable[[int], keras.Model]
     optimizer: Callable[[int], keras.optimizers.Optimizer]
     settings: FitSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What an example brings.
+
+    Attributes:
+        module: with the method `serving_default`, a function of one named input.
+        question: a batch for that input, to warm up a server with.
+        labels: the names of the outputs.
+        metrics: how well it has learnt, by the name of the data.
+        settings: how it was trained, by name.
+    """
+
+    module: tf.Module
+    question: NDArray[np.float32]
+    labels: tuple[str, ...]
+    metrics: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A recipe without pictures: it brings its own data, and explains itself while it runs.
+
+    Attributes:
+        name: what it is called on the command line, and on the server.
+        summary: one line about it.
+        run: does it all; what it has to say goes, line by line, to its argument.
+    """
+
+    name: str
+    summary: str
+    run: Callable[[Callable[[str], None]], Fitted]
