@@ -61,9 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     fit = add("fit", commands.fit, "train a model and save it, without publishing")
     _add_training_options(fit)
     fit.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to make for the trained model")
-    evaluate = add("evaluate", commands.evaluate, "evaluate a trained model on the images that it has not seen")
-    evaluate.add_argument("--model", type=Path, required=True, metavar="DIR", help="what 'fit' has saved")
-    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate = add("evaluate", commands.evaluate, "evaluate a model on images that it has not seen")
+    evaluate.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="what 'fit' has saved, or a published version"
+    )
+    evaluate.add_argument("--json", action="store_true", help="print everything as JSON")
+    evaluate.add_argument("--html", type=Path, metavar="FILE", help="draw a report, with the worst mistakes")
     _add_source_options(evaluate)
     publish = add("publish", commands.publish, "publish a trained model as the next version")
     publish.add_argument("--model", type=Path, required=True, metavar="DIR", help="what 'fit' has saved")

@@ -43,15 +43,24 @@ def fit(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Evaluate a saved model."""
-    from glyph_trainer.pipeline import describe, measure
-    from glyph_trainer.trained import load_trained
+    """Evaluate a model."""
+    from glyph_trainer.evaluate import evaluate as ask
+    from glyph_trainer.pipeline import describe, images_to_ask
+    from glyph_trainer.report import draw_report
+    from glyph_trainer.staging import write_atomically
+    from glyph_trainer.subject import load_subject
 
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
-        trained = load_trained(options.model)
-        images = _load_images(options, trained.record.seed)
-        metrics = measure(trained.model, images)
-    print(json.dumps(metrics, indent=2) if options.json else describe(metrics))
+        subject = load_subject(options.model)
+        sets = images_to_ask(_load_images(options, subject.seed), subject)
+        evaluations = {name: ask(subject.predictor, images) for name, images in sets.items()}
+        if options.html:
+            write_atomically(options.html, draw_report(subject.name, evaluations, sets).encode())
+            print(f"Wrote {options.html}")
+    if options.json:
+        print(json.dumps({name: evaluation.as_json() for name, evaluation in evaluations.items()}, indent=2))
+    else:
+        print(describe({name: evaluation.summary() for name, evaluation in evaluations.items()}))
 
 
 def publish(options: argparse.Namespace) -> None:

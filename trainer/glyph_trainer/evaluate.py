@@ -18,10 +18,13 @@ Predictor = Callable[[tf.Tensor], tf.Tensor]
 
 HELD_OUT = "held_out"
 OFFICIAL = "official_test"
-SETS = {HELD_OUT: "images held out", OFFICIAL: "official test images"}
+GIVEN = "given"
+SETS = {HELD_OUT: "images held out", OFFICIAL: "official test images", GIVEN: "images given"}
 """The sets of images that a model is evaluated on, by their names in `metrics.json`."""
 
 _BATCH = 1000
+_BINS = 15
+_WORST = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +78,80 @@ class Evaluation:
         counts = np.zeros((len(self.names), len(self.names)), np.int64)
         np.add.at(counts, (self.labels, self.predictions), 1)
         return counts
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Compute precision and recall.
+
+        Returns:
+            for each class its name, how many images there are of it, the share of the answers with its name that are
+            right (precision) and the share of its images that are recognised (recall); None where there are none.
+        """
+        counts = self.confusion()
+        right, answered, present = np.diag(counts), counts.sum(axis=0), counts.sum(axis=1)
+        return [
+            {
+                "name": name,
+                "images": int(present[index]),
+                "precision": right[index] / answered[index] if answered[index] else None,
+                "recall": right[index] / present[index] if present[index] else None,
+            }
+            for index, name in enumerate(self.names)
+        ]
+
+    def calibration(self) -> list[dict[str, Any]]:
+        """Compare confidence, the probability of the answer, with the share of right answers.
+
+        Returns:
+            for each fifteenth of the range of confidence that has answers: how many, their mean confidence, and their
+            accuracy.
+        """
+        confidence = self.probabilities.max(axis=1)
+        bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+        return [
+            {
+                "images": int(np.count_nonzero(bins == index)),
+                "confidence": float(confidence[bins == index].mean()),
+                "accuracy": float(self.is_right[bins == index].mean()),
+            }
+            for index in np.unique(bins)
+        ]
+
+    def expected_calibration_error(self) -> float:
+        """Compute how far confidence and accuracy are apart, in the mean over the answers (M. Naeini et al., 2015)."""
+        gaps = [each["images"] * abs(each["confidence"] - each["accuracy"]) for each in self.calibration()]
+        return float(sum(gaps)) / len(self.labels)
+
+    def worst(self, count: int) -> list[int]:
+        """Find the wrong answers that are the surest of themselves.
+
+        Args:
+            count: how many at most.
+
+        Returns:
+            positions of images, the worst first.
+        """
+        wrong = np.flatnonzero(~self.is_right)
+        surest_first = np.argsort(-self.probabilities[wrong].max(axis=1), kind="stable")
+        return [int(index) for index in wrong[surest_first][:count]]
+
+    def as_json(self) -> dict[str, Any]:
+        """Give everything as plain values."""
+        return {
+            **self.summary(),
+            "expected_calibration_error": self.expected_calibration_error(),
+            "per_class": self.per_class(),
+            "confusion": self.confusion().tolist(),
+            "calibration": self.calibration(),
+            "worst": [
+                {
+                    "position": index,
+                    "truth": self.names[self.labels[index]],
+                    "answer": self.names[self.predictions[index]],
+                    "confidence": float(self.probabilities[index].max()),
+                }
+                for index in self.worst(_WORST)
+            ],
+        }
 
     def summary(self) -> dict[str, Any]:
         """Sum up for `metrics.json`."""

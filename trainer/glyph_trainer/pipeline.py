@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from glyph_trainer.checkpoint import Run
 from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.data.source import open_source
 from glyph_trainer.data.validation import Validation, validate
-from glyph_trainer.errors import DataError, UnusableFilesError
-from glyph_trainer.evaluate import HELD_OUT, OFFICIAL, SETS, Predictor, evaluate
+from glyph_trainer.errors import DataError, ModelError, UnusableFilesError
+from glyph_trainer.evaluate import GIVEN, HELD_OUT, OFFICIAL, SETS, evaluate
 from glyph_trainer.fit import FitSettings, Loop, State, fit
 from glyph_trainer.progress import task
 from glyph_trainer.recipes import Recipe
+from glyph_trainer.subject import Subject
 from glyph_trainer.trained import TrainedModel, TrainingRecord, software_versions
 
 TRAINING_SHARE = 30_000 / 42_000
@@ -127,23 +129,38 @@ def train(
         images=len(part),
         data_fingerprint=images.fingerprint,
         history=tuple(dataclasses.asdict(report) for report in history),
-        metrics=measure(model, images),
+        metrics={name: evaluate(model, part).summary() for name, part in images.test_sets().items()},
         software=software_versions(),
     )
     return TrainedModel(model, record, images.official or images.held_out)
 
 
-def measure(predictor: Predictor, images: Images) -> dict[str, dict[str, Any]]:
-    """Evaluate on all images that are there to test with.
+def images_to_ask(images: Images, model: Subject) -> dict[str, Dataset]:
+    """Choose the images that it is honest to evaluate a model on.
 
     Args:
-        predictor: the model.
-        images: the images of its training.
+        images: split with the seed of the model's training.
+        model: the model.
 
     Returns:
-        summaries by the name of the set of images.
+        the images held out and the official ones, if this is the data that the model was trained with; else all of
+        these images, by the name of the set.
+
+    Raises:
+        ModelError: the model has other classes.
     """
-    return {name: evaluate(predictor, dataset).summary() for name, dataset in images.test_sets().items()}
+    if images.train.names != model.labels:
+        raise ModelError(
+            f"the images show {', '.join(images.train.names)}, the model knows {', '.join(model.labels)}. Evaluate it "
+            f"on images of its own classes"
+        )
+    if images.fingerprint == model.data_fingerprint:
+        return images.test_sets()
+    train, held_out = images.train, images.held_out
+    together = Dataset(
+        np.concatenate([train.images, held_out.images]), np.concatenate([train.labels, held_out.labels]), train.names
+    )
+    return {GIVEN: together} | ({OFFICIAL: images.official} if images.official else {})
 
 
 def describe(metrics: dict[str, dict[str, Any]]) -> str:

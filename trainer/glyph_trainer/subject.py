@@ -1,0 +1,53 @@
+"""A model to be evaluated, wherever it lies: saved by `fit`, or published."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from glyph_trainer.evaluate import Predictor, load_predictor
+from glyph_trainer.trained import load_trained
+from glyph_trainer.versions import describe_version
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be evaluated.
+
+    Attributes:
+        name: what to call it.
+        predictor: the model.
+        labels: the names of its classes.
+        seed: of its training.
+        data_fingerprint: of the images that it was trained with.
+    """
+
+    name: str
+    predictor: Predictor
+    labels: tuple[str, ...]
+    seed: int
+    data_fingerprint: str
+
+
+def load_subject(directory: Path) -> Subject:
+    """Load a model.
+
+    Args:
+        directory: what `fit` has saved, or a published version.
+
+    Returns:
+        the model.
+
+    Raises:
+        ModelError: there is none, or it is damaged.
+    """
+    if not (directory / "saved_model.pb").exists():
+        trained = load_trained(directory)
+        record = trained.record
+        return Subject(record.recipe, trained.model, record.labels, record.seed, record.data_fingerprint)
+    version = describe_version(directory)
+    return Subject(
+        name=f"{version.manifest['model']} version {version.number}",
+        predictor=load_predictor(directory),
+        labels=tuple((directory / "assets.extra" / "labels.txt").read_text().splitlines()),
+        seed=version.manifest["seed"],
+        data_fingerprint=version.manifest["data_fingerprint"],
+    )
