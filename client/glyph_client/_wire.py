@@ -1,6 +1,6 @@
 """Requests to gRPC's bytes and back: no input, no output, the same for both clients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
@@ -154,13 +154,13 @@ def feature_values(name: str, value: FeatureValue) -> list[bytes] | list[float] 
     Raises:
         InputError: they are none of these.
     """
-    array = np.atleast_1d(np.asarray(value)) if not isinstance(value, bytes | str) else np.array([value], object)
-    if array.ndim == 1 and array.dtype.kind in "OSU":
-        items = [value] if isinstance(value, bytes | str) else list(cast("Sequence[object]", value))
-        if all(isinstance(item, bytes | str) for item in items):
-            return [item.encode() if isinstance(item, str) else item for item in cast("list[bytes | str]", items)]
-    elif array.ndim == 1 and array.dtype.kind in "fiub":
-        return cast("list[float] | list[int]", array.tolist())
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    items: list[object] = list(value) if isinstance(value, list | tuple) else [value]
+    if all(isinstance(item, bytes | str) for item in items):
+        return [item.encode() if isinstance(item, str) else item for item in cast("list[bytes | str]", items)]
+    if all(isinstance(item, int | float) for item in items):
+        return cast("list[float] | list[int]", items)
     raise InputError(
         f"the feature {name!r} of an example must be bytes, a string, numbers, or a list of these. "
         f"Received: {value!r:.100}"

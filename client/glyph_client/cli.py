@@ -4,11 +4,14 @@ import argparse
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from PIL import Image
 
 from glyph_client._client import DEFAULT_TARGET, DEFAULT_TIMEOUT, Client
@@ -16,6 +19,7 @@ from glyph_client._errors import (
     CallError,
     DeadlineExceeded,
     GlyphError,
+    InputError,
     Overloaded,
     PictureError,
     Unavailable,
@@ -25,6 +29,8 @@ from glyph_client._types import Prediction
 
 USAGE, PICTURES, NO_ANSWER, REFUSED, INTERRUPTED = 2, 3, 4, 5, 130
 _BAR: Final = 20
+_WATCH_SECONDS: Final = 0.2
+_IMAGE_SUFFIXES: Final = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 _EXITS: Final = f"""exit codes:
   0  every question is answered
   {USAGE}  the command line, or an address, is wrong
@@ -54,13 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GlyphError as error:
         print(f"glyph: error: {error}", file=sys.stderr)
         return USAGE
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # Whoever read this has gone: there is nothing more to say, not even while closing.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        print(f"glyph: error: {error.filename}: {error.strerror}. Give a folder that can be read.", file=sys.stderr)
+        return USAGE
     except KeyboardInterrupt:
         print("glyph: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read this has gone: there is nothing more to say, not even while closing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,13 +103,22 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(run=_predict)
     status = commands.add_parser("status", parents=[common], help="show the versions of a model and their states")
     status.set_defaults(run=_status)
+    models = commands.add_parser("models", parents=[common], help="show models, their versions and signatures")
+    models.add_argument("names", nargs="*", metavar="NAME", help="a model (the one of --model)")
+    models.set_defaults(run=_models)
+    watch = commands.add_parser("watch", parents=[common], help="answer for each picture that a folder holds or gets")
+    watch.add_argument("folder", type=Path, metavar="FOLDER")
+    watch.set_defaults(run=_watch)
+    bench = commands.add_parser("bench", parents=[common], help="measure how fast the server answers this client")
+    bench.add_argument("--requests", type=int, default=500, metavar="N", help="how many (%(default)s)")
+    bench.add_argument("--concurrency", type=int, default=4, metavar="N", help="at once (%(default)s)")
+    bench.add_argument("--batch", type=int, default=1, metavar="N", help="images in each (%(default)s)")
+    bench.set_defaults(run=_bench)
     return parser
 
 
 def _predict(client: Client, options: argparse.Namespace) -> int:
-    if options.top < 1:
-        print(f"glyph predict: error: --top is a number from 1. Received: {options.top}.", file=sys.stderr)
-        return USAGE
+    _require_positive(options, "top")
     names = ["standard input" if file == "-" else file for file in options.files]
     pictures: Iterator[str | bytes] = (sys.stdin.buffer.read() if file == "-" else file for file in options.files)
     outcomes = client.predict_many(pictures, server_side=options.server_side)
@@ -123,12 +141,12 @@ class _Table:
         self._progress = sys.stderr.isatty() and not sys.stdout.isatty()
         unicode = (sys.stdout.encoding or "").lower().startswith("utf")
         self._full, self._empty = ("█", "░") if unicode else ("#", ".")
-        if not as_json:
-            heading = f"{'picture':{self._width}}  answer  {'confidence':{_BAR + 8}}"
-            print(f"{heading}  truth" if truth else heading.rstrip())
 
     def add(self, name: str, outcome: Outcome) -> None:
         """One picture and its outcome."""
+        if not self._done and not self._json:
+            heading = f"{'picture':{self._width}}  answer  {'confidence':{_BAR + 8}}"
+            print(f"{heading}  truth" if self._truth else heading.rstrip())
         self._done += 1
         truth = _truth(name) if self._truth else None
         if isinstance(outcome, Prediction):
@@ -197,3 +215,73 @@ def _status(client: Client, options: argparse.Namespace) -> int:
             error_text = f"  {each.error_code}: {each.error_message}" if each.error_code != "OK" else ""
             print(f"{options.model}  version {each.version}  {each.state}{error_text}")
     return 0
+
+
+def _models(client: Client, options: argparse.Namespace) -> int:
+    for model in client.models(*options.names):
+        if options.json:
+            versions = [{"version": each.version, "state": each.state} for each in model.versions]
+            signatures = {
+                name: {
+                    "inputs": {key: str(spec) for key, spec in each.inputs.items()},
+                    "outputs": {key: str(spec) for key, spec in each.outputs.items()},
+                }
+                for name, each in model.signatures.items()
+            }
+            print(json.dumps({"model": model.name, "versions": versions, "signatures": signatures}))
+            continue
+        print(f"{model.name}  {', '.join(f'version {each.version} {each.state}' for each in model.versions)}")
+        for name, each in model.signatures.items():
+            inputs = ", ".join(f"{key}: {spec}" for key, spec in each.inputs.items())
+            outputs = ", ".join(f"{key}: {spec}" for key, spec in each.outputs.items())
+            print(f"  {name}  ({inputs}) -> ({outputs})")
+    return 0
+
+
+def _watch(client: Client, options: argparse.Namespace) -> int:
+    table = _Table(["picture" * 4], top=1, truth=False, as_json=options.json)
+    answered: set[Path] = set()
+    sizes: dict[Path, int] = {}
+    while True:
+        for path in sorted(each for each in options.folder.iterdir() if each.suffix.lower() in _IMAGE_SUFFIXES):
+            size = path.stat().st_size
+            # A file is whole when it has not grown since the last look.
+            if path not in answered and sizes.get(path) == size:
+                answered.add(path)
+                for outcome in client.predict_many([path]):
+                    table.add(path.name, outcome)
+                sys.stdout.flush()
+            sizes[path] = size
+        time.sleep(_WATCH_SECONDS)
+
+
+def _bench(client: Client, options: argparse.Namespace) -> int:
+    for name in ("requests", "concurrency", "batch"):
+        _require_positive(options, name)
+    image = np.zeros((options.batch, 28, 28, 1), np.uint8)
+    image[:, 4:24, 13:16] = 255
+
+    def ask(_: int) -> float:
+        start = time.perf_counter()
+        client.call({"image": image})
+        return time.perf_counter() - start
+
+    ask(0)
+    start = time.perf_counter()
+    with ThreadPoolExecutor(options.concurrency) as pool:
+        seconds = np.array(list(pool.map(ask, range(options.requests))))
+    rate = options.requests / (time.perf_counter() - start)
+    p50, p95, p99 = (float(each) for each in np.percentile(seconds * 1000, (50, 95, 99)))
+    if options.json:
+        measured = {"requests_per_second": rate, "images_per_second": rate * options.batch}
+        print(json.dumps({**measured, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99}))
+    else:
+        print(f"{options.requests} requests of {options.batch}, {options.concurrency} at once, at {options.server}")
+        print(f"{rate:,.0f} requests/s  {rate * options.batch:,.0f} images/s")
+        print(f"p50 {p50:.2f} ms  p95 {p95:.2f} ms  p99 {p99:.2f} ms")
+    return 0
+
+
+def _require_positive(options: argparse.Namespace, name: str) -> None:
+    if getattr(options, name) < 1:
+        raise InputError(f"--{name} is a number from 1. Received: {getattr(options, name)}.")

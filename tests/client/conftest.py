@@ -5,10 +5,14 @@ from __future__ import annotations
 import gzip
 import io
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from glyph_client import Client
@@ -158,3 +162,84 @@ def rest_client(server: Any) -> Iterator[Client]:
     """A client of the session's server over REST."""
     with Client(server.rest, timeout=60) as rest:
         yield rest
+
+
+@dataclass
+class Stub:
+    """A server made of a function, for what the real server does not do on demand; counts what it was asked."""
+
+    target: str
+    asked: list[tuple[str, bytes, dict[str, str]]]
+
+
+@pytest.fixture
+def grpc_stub() -> Iterator[Callable[..., Stub]]:
+    """`grpc_stub(answer)`: a real gRPC server on loopback; `answer(method, message, context)` gives the bytes."""
+    servers: list[grpc.Server] = []
+
+    def start(answer: Callable[[str, bytes, Any], bytes], credentials: grpc.ServerCredentials | None = None) -> Stub:
+        stub = Stub("", [])
+
+        class Handler(grpc.GenericRpcHandler):
+            def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+                method = details.method.rpartition("/")[2]
+
+                def unary(message: bytes, context: grpc.ServicerContext) -> bytes:
+                    headers = {str(key): str(value) for key, value in context.invocation_metadata()}
+                    stub.asked.append((method, message, headers))
+                    return answer(method, message, context)
+
+                return grpc.unary_unary_rpc_method_handler(unary)
+
+        server = grpc.server(ThreadPoolExecutor(8))
+        server.add_generic_rpc_handlers((Handler(),))
+        address = "127.0.0.1:0" if credentials is None else "localhost:0"
+        port = (
+            server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        )
+        server.start()
+        servers.append(server)
+        stub.target = f"127.0.0.1:{port}" if credentials is None else f"grpcs://localhost:{port}"
+        return stub
+
+    yield start
+    for server in servers:
+        server.stop(None).wait()
+
+
+@pytest.fixture
+def rest_stub() -> Iterator[Callable[..., Stub]]:
+    """`rest_stub(answer)`: a real HTTP server on loopback; `answer(path, body)` gives status, body and headers."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(answer: Callable[[str, bytes], tuple[int, bytes, dict[str, str]]]) -> Stub:
+        stub = Stub("", [])
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                stub.asked.append((self.path, body, {key.lower(): value for key, value in self.headers.items()}))
+                status, content, headers = answer(self.path, body)
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(content)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_POST = do_GET  # noqa: N815
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        stub.target = f"http://127.0.0.1:{server.server_port}"
+        return stub
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
