@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 from collections.abc import Callable, Iterator
@@ -226,7 +227,8 @@ def rest_stub() -> Iterator[Callable[..., Stub]]:
                 for name, value in {"Content-Length": str(len(content)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(content)
+                with contextlib.suppress(ConnectionError):  # A client whose time was up has hung up.
+                    self.wfile.write(content)
 
             do_POST = do_GET  # noqa: N815
 
@@ -234,7 +236,7 @@ def rest_stub() -> Iterator[Callable[..., Stub]]:
                 pass
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         servers.append(server)
         stub.target = f"http://127.0.0.1:{server.server_port}"
         return stub

@@ -67,7 +67,7 @@ def test_what_a_server_with_stock_stubs_sends_the_client_reads(
     response.model_spec.version.value = version
     for key, array in outputs.items():
         response.outputs[key].CopyFrom(tf.make_tensor_proto(array) if packed else typed(array))
-    read = _wire.decode(PredictRequest(ModelSpec("m"), {}), response.SerializeToString())
+    read: Any = _wire.decode(PredictRequest(ModelSpec("m"), {}), response.SerializeToString())
     assert read.spec.version == version
     assert read.outputs.keys() == outputs.keys()
     for key, array in outputs.items():
@@ -151,10 +151,10 @@ def test_a_status_with_an_unknown_code_is_unknown() -> None:
     message = get_model_status_pb2.GetModelStatusResponse()
     for number in (0, 5, 77):
         message.model_version_status.add(version=number, state=50).status.error_code = min(number, 16)
-    read = _wire.decode(StatusRequest(ModelSpec("m")), message.SerializeToString())
+    read: Any = _wire.decode(StatusRequest(ModelSpec("m")), message.SerializeToString())
     assert [each.error_code for each in read.versions] == ["OK", "NOT_FOUND", "UNAUTHENTICATED"]
     raw = b"\x0a\x06\x08\x01\x10\x32\x1a\x02" + b"\x08\x63"
-    odd = _wire.decode(StatusRequest(ModelSpec("m")), b"\x0a\x08" + raw[2:])
+    odd: Any = _wire.decode(StatusRequest(ModelSpec("m")), b"\x0a\x08" + raw[2:])
     assert odd.versions[0].error_code == "UNKNOWN"
 
 

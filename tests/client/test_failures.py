@@ -1,0 +1,516 @@
+"""What the client does when servers are slow, full, dying or gone."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from glyph_client import (
+    TLS,
+    AccessDenied,
+    AsyncClient,
+    AsyncMockTransport,
+    CallError,
+    Client,
+    DeadlineExceeded,
+    InputError,
+    InvalidRequest,
+    MetadataRequest,
+    MetadataResponse,
+    MockTransport,
+    ModelSpec,
+    Overloaded,
+    PredictRequest,
+    PredictResponse,
+    Request,
+    Response,
+    Retry,
+    ServerFault,
+    Signature,
+    StatusRequest,
+    StatusResponse,
+    TargetError,
+    TensorSpec,
+    Unavailable,
+    VersionStatus,
+    call_error,
+    opentelemetry,
+)
+from glyph_client._transports import split_targets
+from glyph_client.protos import serving_pb2 as pb
+
+CERTIFICATES = Path(__file__).parent / "certificates"
+FAST = Retry(initial=0.001, longest=0.002)
+AVAILABLE = [VersionStatus(3, "AVAILABLE")]
+STATUS = pb.GetModelStatusResponse(
+    model_version_status=[pb.ModelVersionStatus(version=3, state=pb.ModelVersionStatus.AVAILABLE)]
+).SerializeToString()
+REST_STATUS = b'{"model_version_status": [{"version": "3", "state": "AVAILABLE", "status": {"error_code": "OK"}}]}'
+
+
+class Failing:
+    """Fails as often as told, then answers."""
+
+    def __init__(self, *errors: CallError) -> None:
+        self.errors = list(errors)
+
+    def __call__(self, request: Request) -> Response:
+        if self.errors:
+            raise self.errors.pop(0)
+        assert isinstance(request, StatusRequest)
+        return StatusResponse(AVAILABLE)
+
+
+def status_of(handler: Callable[[Request], Response], *, asynchronous: bool = False, **options: Any) -> Any:
+    if not asynchronous:
+        with Client(transport=MockTransport(handler), **{"retry": FAST, **options}) as client:
+            return client.status()
+
+    async def ask() -> Any:
+        async with AsyncClient(transport=AsyncMockTransport(handler), **{"retry": FAST, **options}) as client:
+            return await client.status()
+
+    return asyncio.run(ask())
+
+
+def status_at(target: str, *, asynchronous: bool, closed: bool = False, **options: Any) -> Any:
+    async def ask() -> Any:
+        async with AsyncClient(target, **options) as client:
+            if closed:
+                await client.close()
+            return await client.status()
+
+    if asynchronous:
+        return asyncio.run(ask())
+    with Client(target, **options) as client:
+        if closed:
+            client.close()
+        return client.status()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
+def test_what_may_pass_is_tried_again(code: Any, asynchronous: bool) -> None:
+    failing = Failing(call_error(code, "not now"), call_error(code, "not yet"))
+    assert status_of(failing, asynchronous=asynchronous) == AVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("INVALID_ARGUMENT", InvalidRequest),
+        ("DEADLINE_EXCEEDED", DeadlineExceeded),
+        ("PERMISSION_DENIED", AccessDenied),
+        ("INTERNAL", ServerFault),
+    ],
+)
+def test_what_will_not_pass_is_not_tried_again(code: Any, kind: type[CallError]) -> None:
+    with pytest.raises(kind) as error:
+        status_of(Failing(call_error(code, "no")))
+    assert (error.value.code, error.value.server_message, error.value.attempts) == (code, "no", 1)
+    assert (error.value.model, error.value.target) == ("digits", "mock")
+
+
+def test_attempts_end_and_the_last_error_tells_how_many_there_were() -> None:
+    with pytest.raises(Overloaded, match=r"RESOURCE_EXHAUSTED: full \(model digits, at mock, 3 attempts\). Send less"):
+        status_of(Failing(*[call_error("RESOURCE_EXHAUSTED", "full")] * 9), retry=Retry(3, 0.001, 0.001))
+
+
+def test_no_wait_goes_beyond_the_deadline() -> None:
+    start = time.monotonic()
+    with pytest.raises(Unavailable) as error:
+        status_of(Failing(call_error("UNAVAILABLE", "busy", retry_after=30.0)), timeout=0.5)
+    assert error.value.attempts == 1
+    assert time.monotonic() - start < 5
+
+
+def test_a_spent_budget_ends_retries_and_success_refills_it() -> None:
+    failing = Failing(*[call_error("UNAVAILABLE", "down")] * 3)
+    with Client(transport=MockTransport(failing), retry=Retry(9, 0.001, 0.001, budget=1.05)) as client:
+        with pytest.raises(Unavailable) as error:
+            client.status()
+        assert error.value.attempts == 2
+        with pytest.raises(Unavailable):
+            client.status()
+        for _ in range(10):
+            client.status()
+        failing.errors = [call_error("UNAVAILABLE", "down")]
+        assert client.status() == AVAILABLE
+
+
+def test_the_wait_doubles_up_to_the_longest_and_is_drawn() -> None:
+    retry, error = Retry(initial=0.1, longest=0.5), call_error("UNAVAILABLE", "")
+    for failures, longest in [(1, 0.1), (2, 0.2), (3, 0.4), (4, 0.5), (9, 0.5)]:
+        waits = [retry.wait(failures, error) for _ in range(50)]
+        assert longest / 2 <= min(waits) < max(waits) <= longest
+
+
+def test_the_servers_wish_to_wait_is_granted(grpc_stub: Any, rest_stub: Any) -> None:
+    def full(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
+        if len(over_grpc.asked) < 4:
+            headers = {1: ("retry-after", "0.01"), 2: ("grpc-retry-pushback-ms", "10"), 3: ("retry-after", "soon")}
+            context.set_trailing_metadata([headers[len(over_grpc.asked)]])
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        return STATUS
+
+    def busy(path: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
+        after = {1: "0.01", 2: "Wed, 21 Oct 2015 07:28:00 GMT"}.get(len(over_rest.asked))
+        return (429, b"busy", {"Retry-After": after}) if after else (200, REST_STATUS, {})
+
+    over_grpc, over_rest = grpc_stub(full), rest_stub(busy)
+    for stub, asked in ((over_grpc, 4), (over_rest, 3)):
+        with Client(stub.target, retry=FAST) as client:
+            assert client.status() == AVAILABLE
+        assert len(stub.asked) == asked
+
+
+def refused(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
+    context.abort(grpc.StatusCode.UNAVAILABLE, "shutting down")
+
+
+def answered(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
+    return STATUS
+
+
+def test_another_target_takes_over_at_once_and_keeps_the_work(grpc_stub: Any) -> None:
+    dying, living = grpc_stub(refused), grpc_stub(answered)
+    with Client([dying.target, living.target], retry=Retry(initial=60, longest=60)) as client:
+        for _ in range(3):
+            assert client.status() == AVAILABLE
+    assert (len(dying.asked), len(living.asked)) == (1, 3)
+
+
+def test_where_all_targets_fail_the_first_is_asked_again(grpc_stub: Any) -> None:
+    one, other = grpc_stub(refused), grpc_stub(refused)
+    with (
+        Client(f"{one.target}, {other.target}", retry=Retry(2, 0.001, 0.001)) as client,
+        pytest.raises(Unavailable, match="shutting down") as error,
+    ):
+        client.status()
+    assert error.value.attempts == 4
+    assert len(one.asked) == len(other.asked) == 2
+
+
+def test_a_name_is_balanced_over_all_its_addresses(grpc_stub: Any) -> None:
+    stub = grpc_stub(answered)
+    port = stub.target.rpartition(":")[2]
+    with Client(f"dns:///127.0.0.1:{port}") as client:
+        assert client.status() == AVAILABLE
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_slow_answer_is_overtaken_by_a_second_attempt(grpc_stub: Any, asynchronous: bool) -> None:
+    release = threading.Event()
+
+    def slow(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
+        release.wait(20)
+        return b""
+
+    slow_one, quick = grpc_stub(slow), grpc_stub(answered)
+    targets = [slow_one.target, quick.target]
+    try:
+        if asynchronous:
+
+            async def ask() -> Any:
+                async with AsyncClient(targets, hedge_after=0.05) as client:
+                    return await client.status(), await client.status()
+
+            assert asyncio.run(ask()) == (AVAILABLE, AVAILABLE)
+        else:
+            client = Client(targets, hedge_after=0.05)
+            assert client.status() == client.status() == AVAILABLE
+    finally:
+        release.set()
+    if not asynchronous:
+        client.close()
+    assert len(slow_one.asked) == len(quick.asked) == 2
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_quick_answer_is_not_hedged(grpc_stub: Any, asynchronous: bool) -> None:
+    stub = grpc_stub(answered)
+    assert status_at(stub.target, asynchronous=asynchronous, hedge_after=30.0) == AVAILABLE
+    assert len(stub.asked) == 1
+
+
+@pytest.mark.parametrize("kind", ["grpc", "rest"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_silence_ends_at_the_deadline(grpc_stub: Any, rest_stub: Any, kind: str, asynchronous: bool) -> None:
+    release = threading.Event()
+
+    def silent(*_: Any) -> Any:
+        release.wait(20)
+        return STATUS if kind == "grpc" else (200, REST_STATUS, {})
+
+    target = (grpc_stub if kind == "grpc" else rest_stub)(silent).target
+
+    with pytest.raises(DeadlineExceeded, match="Give more time"):
+        status_at(target, asynchronous=asynchronous, timeout=0.2)
+    release.set()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_answer_that_trickles_ends_at_the_deadline(asynchronous: bool) -> None:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Trickle(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(100):
+                try:
+                    self.wfile.write(b" ")
+                    self.wfile.flush()
+                except OSError:
+                    return
+                if ended.wait(0.05):
+                    return
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    ended = threading.Event()
+    server = HTTPServer(("127.0.0.1", 0), Trickle)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    target = f"http://127.0.0.1:{server.server_port}"
+
+    try:
+        with pytest.raises(DeadlineExceeded, match="trickled"):
+            status_at(target, asynchronous=asynchronous, timeout=0.3)
+    finally:
+        ended.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_nobody_there_is_unavailable(free_ports: Any, scheme: str, asynchronous: bool) -> None:
+    target = f"{scheme}127.0.0.1:{free_ports(1)[0]}"
+
+    with pytest.raises(Unavailable, match="Check that a server runs at that address") as error:
+        status_at(target, asynchronous=asynchronous, retry=Retry(1))
+    assert isinstance(error.value, ConnectionError)
+    assert error.value.target == target
+
+
+@pytest.mark.parametrize("kind", ["grpc", "rest"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_closed_client_says_so(grpc_stub: Any, rest_stub: Any, kind: str, asynchronous: bool) -> None:
+    stub = grpc_stub(answered) if kind == "grpc" else rest_stub(lambda *_: (200, REST_STATUS, {}))
+
+    with pytest.raises(ServerFault, match="CANCELLED: the client was closed"):
+        status_at(stub.target, asynchronous=asynchronous, closed=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "message"),
+    [
+        (502, b"<html>Bad Gateway</html>", Unavailable, "HTTP status 502 <html>Bad Gateway"),
+        (418, b"", ServerFault, "UNKNOWN: HTTP status 418"),
+        (200, b"not JSON", ServerFault, "the server's answer is not understood"),
+        (200, b"[]", ServerFault, "not understood"),
+        (200, b'{"model_version_status": [{}]}', ServerFault, "not understood"),
+    ],
+)
+def test_what_a_proxy_says_is_passed_on(rest_stub: Any, status: int, body: bytes, kind: Any, message: str) -> None:
+    target = rest_stub(lambda *_: (status, body, {})).target
+    with pytest.raises(kind, match=message):
+        status_at(target, asynchronous=False, retry=Retry(1))
+
+
+def test_states_and_codes_that_rest_does_not_know_yet_are_unknown(rest_stub: Any) -> None:
+    body = b'{"model_version_status": [{"version": "1", "state": "NEW", "status": {"error_code": "ODD"}}]}'
+    with Client(rest_stub(lambda *_: (200, body, {})).target) as client:
+        assert client.status() == [VersionStatus(1, "UNKNOWN", "UNKNOWN")]
+
+
+@pytest.mark.parametrize(
+    "target", ["", "nohost", "ftp://a:1", "grpc://a", ":8500", "a:b", "dns:///name", "http://", "a:8500,,b:1", []]
+)
+def test_an_address_that_cannot_be_used_is_told_what_they_look_like(target: Any) -> None:
+    with pytest.raises(TargetError, match=r"no address of a server.*Received: .*Give host:port"):
+        Client(target)
+
+
+def test_addresses_of_every_kind_are_taken() -> None:
+    targets = "a:1,grpc://a:1,grpcs://a:1,http://a,https://a:2,dns:///a:1,[::1]:8500"
+    assert split_targets(targets) == targets.split(",")
+
+
+def test_secrets_and_headers_travel_with_every_request(grpc_stub: Any, rest_stub: Any) -> None:
+    for stub in (grpc_stub(answered), rest_stub(lambda *_: (200, REST_STATUS, {}))):
+        with Client(stub.target, api_key="k", token="t", headers={"X-Team": "a"}) as client:
+            client.status()
+        headers = stub.asked[0][2]
+        assert (headers["x-api-key"], headers["authorization"], headers["x-team"]) == ("k", "Bearer t", "a")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_tls_is_checked_both_ways(grpc_stub: Any, asynchronous: bool) -> None:
+    key, certificate = ((CERTIFICATES / name).read_bytes() for name in ("key.pem", "certificate.pem"))
+    credentials = grpc.ssl_server_credentials([(key, certificate)], certificate, require_client_auth=True)
+    stub = grpc_stub(answered, credentials)
+    mutual = TLS(CERTIFICATES / "certificate.pem", CERTIFICATES / "certificate.pem", CERTIFICATES / "key.pem")
+
+    def run(tls: TLS | None) -> Any:
+        return status_at(stub.target, asynchronous=asynchronous, tls=tls, retry=Retry(1))
+
+    assert run(mutual) == AVAILABLE
+    for tls in (None, TLS(CERTIFICATES / "certificate.pem")):
+        with pytest.raises(Unavailable):
+            run(tls)
+
+
+def test_https_is_checked_both_ways(rest_stub: Any) -> None:
+    import http.server
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(REST_STATUS)))
+            self.end_headers()
+            self.wfile.write(REST_STATUS)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATES / "certificate.pem", CERTIFICATES / "key.pem")
+    context.load_verify_locations(CERTIFICATES / "certificate.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None  # type: ignore[assignment]
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    target = f"https://localhost:{server.server_port}"
+    mutual = TLS(CERTIFICATES / "certificate.pem", CERTIFICATES / "certificate.pem", CERTIFICATES / "key.pem")
+    try:
+        with Client(target, tls=mutual) as client:
+            assert client.status() == AVAILABLE
+        with Client(target, retry=Retry(1)) as client, pytest.raises(Unavailable, match="certificate"):
+            client.status()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("scheme", ["grpcs", "https"])
+def test_a_certificate_that_is_not_there_is_named(scheme: str) -> None:
+    with pytest.raises(TargetError, match=r"missing\.pem|cannot be read"):
+        Client(f"{scheme}://localhost:1", tls=TLS("missing.pem"))
+
+
+def test_a_timeout_is_seconds_above_zero() -> None:
+    with pytest.raises(InputError, match=r"seconds above 0. Received: 0"):
+        Client(timeout=0)
+
+
+def test_interceptors_surround_each_attempt_and_may_add_headers(grpc_stub: Any) -> None:
+    seen: list[Any] = []
+
+    @contextmanager
+    def interceptor(attempt: Any) -> Any:
+        attempt.headers["x-attempt"] = str(attempt.number)
+        try:
+            yield
+        except CallError as error:
+            seen.append(error.code)
+            raise
+        seen.append(attempt.response)
+
+    def once(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
+        return refused(method, message, context) if len(stub.asked) == 1 else STATUS
+
+    stub = grpc_stub(once)
+    with Client(stub.target, interceptors=[interceptor], retry=FAST) as client:
+        client.status()
+    assert seen == ["UNAVAILABLE", StatusResponse(AVAILABLE)]
+    assert [headers["x-attempt"] for _, _, headers in stub.asked] == ["1", "2"]
+
+
+def test_opentelemetry_gets_a_span_for_each_attempt() -> None:
+    from opentelemetry import trace
+
+    class Tracer(trace.NoOpTracer):
+        @contextmanager
+        def start_as_current_span(self, name: str, **options: Any) -> Any:  # type: ignore[override]
+            spans.append((name, options["kind"], options["attributes"]))
+            yield trace.INVALID_SPAN
+
+    class Provider(trace.NoOpTracerProvider):
+        def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
+            return Tracer()
+
+    spans: list[Any] = []
+    tracing = opentelemetry(Provider())
+    status_of(Failing(call_error("UNAVAILABLE", "")), interceptors=[tracing])
+    attributes = [{"server.address": "mock", "glyph.model": "digits", "glyph.attempt": number} for number in (1, 2)]
+    assert spans == [("glyph Status", trace.SpanKind.CLIENT, each) for each in attributes]
+
+
+def signature(width: int) -> dict[str, Signature]:
+    spec = TensorSpec("", "float32", (None, width))
+    return {"serving_default": Signature("serving_default", "", {"x": spec}, {"y": spec})}
+
+
+def test_a_new_versions_signature_is_noticed() -> None:
+    width, version = 2, 1
+
+    def answer(request: Request) -> Response:
+        spec = ModelSpec("m", version)
+        if isinstance(request, MetadataRequest):
+            return MetadataResponse(signature(width), spec)
+        assert isinstance(request, PredictRequest)
+        if np.shape(request.inputs["x"])[1] != width:
+            raise call_error("INVALID_ARGUMENT", "wrong width")
+        return PredictResponse({"y": request.inputs["x"]}, spec)
+
+    mock = MockTransport(answer)
+    client = Client(transport=mock, model="m")
+    client.call({"x": [[1.0, 2.0]]})
+    client.call({"x": [[1.0, 2.0]]})
+    assert [type(each).__name__ for each in mock.requests] == ["MetadataRequest", "PredictRequest", "PredictRequest"]
+    width, version = 3, 2
+    client.call({"x": [[1.0, 2.0, 3.0]]})
+    width, version = 4, 3
+    with pytest.raises(InvalidRequest, match="wrong width"):
+        client.call({"x": [[1.0, 2.0, 3.0]]})
+    width, version = 3, 4
+    client.call({"x": [[1.0, 2.0, 3.0]]})
+    version = 5
+    client.call({"x": [[1.0, 2.0, 3.0]]})
+    assert isinstance(mock.requests[-1], PredictRequest)
+    client.call({"x": [[1.0, 2.0, 3.0]]})
+    assert isinstance(mock.requests[-2], MetadataRequest)
+
+
+def test_a_model_that_does_not_read_digits_is_told_apart() -> None:
+    answer = MockTransport(lambda _: PredictResponse({"y": np.zeros(1, np.float32)}, ModelSpec("m", 1)))
+    with pytest.raises(
+        InputError, match=r"model digits is none that predict can ask.*Received: \{'y': 'float32 \[1\]'"
+    ):
+        Client(transport=answer).predict(np.eye(40))
+
+
+def test_a_model_that_is_loading_is_waited_for() -> None:
+    states = iter(["LOADING", "LOADING", "AVAILABLE"])
+    loading = MockTransport(lambda _: StatusResponse([VersionStatus(1, next(states))]))  # type: ignore[arg-type]
+    assert Client(transport=loading).wait_until_available(30)[0].state == "AVAILABLE"
+    never = MockTransport(lambda _: StatusResponse([VersionStatus(1, "END", "INTERNAL", "broken file")]))
+    with pytest.raises(DeadlineExceeded, match="last seen: version 1 END broken file"):
+        Client(transport=never).wait_until_available(0.1)
+    assert Client(transport=never).models()[0].signatures == {}
