@@ -97,6 +97,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
     _add_source_options(parser, required=False)  # not every recipe trains with pictures
     parser.add_argument("--recipe", default="deck", metavar="NAME", help="what to train (default: %(default)s)")
+    variants = parser.add_mutually_exclusive_group()
+    variants.set_defaults(variant="")
+    variants.add_argument(
+        "--fast", dest="variant", action="store_const", const="-fast", help="as quickly as it gets (recipe deck)"
+    )
+    variants.add_argument(
+        "--polish", dest="variant", action="store_const", const="-polish", help="as accurate as it gets (recipe deck)"
+    )
     _add_seed_option(parser)
     parser.add_argument("--epochs", type=_positive, metavar="N", help="instead of the recipe's own number")
     parser.add_argument("--batch-size", type=_positive, metavar="N", help="instead of the recipe's own")

@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
     from glyph_trainer.recipes import Example, find_recipe
     from glyph_trainer.versions import check_writable, published_versions
 
-    recipe = find_recipe(options.recipe)
+    recipe = find_recipe(options.recipe + options.variant)
     if isinstance(recipe, Example) and options.model_name == DEFAULT_MODEL_NAME:
         options.model_name = recipe.name
     versions = published_versions(options.models_dir / options.model_name)
@@ -184,7 +184,7 @@ def _train(options: argparse.Namespace) -> "TrainedModel":
     from glyph_trainer.pipeline import describe, train
     from glyph_trainer.recipes import Example, find_recipe
 
-    recipe = find_recipe(options.recipe)
+    recipe = find_recipe(options.recipe + options.variant)
     if isinstance(recipe, Example):
         raise TrainerError(f"the recipe {recipe.name!r} trains no classifier of pictures. Use 'glyph-train run'")
     chosen = {"epochs": options.epochs, "batch_size": options.batch_size, "patience": options.patience}

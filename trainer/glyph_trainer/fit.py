@@ -14,11 +14,13 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from glyph_trainer.augment import warp
 from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.evaluate import evaluate
 from glyph_trainer.progress import task
 
 _STEPS_A_CALL = 50
+_STEPS_AN_AVERAGE = 8
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,18 @@ class FitSettings:
         label_smoothing: how much of each label's probability is spread over all classes, 0 to 1.
         patience: stop when this many epochs in a row have not lowered the loss on a tenth of the training images, set
             aside for that, and take the weights of the best one; None trains to the end.
+        augmentation: how strongly to bend the images (see `augment.warp`): to begin with, and in the end; it falls to
+            that over the last two fifths of the training.
+        averaging: how much of the running average of the weights, which are the ones that count in the end, is kept
+            every eight steps.
     """
 
     epochs: int
     batch_size: int
     label_smoothing: float = 0.0
     patience: int | None = None
+    augmentation: tuple[float, float] | None = None
+    averaging: float | None = None
 
     def steps_per_epoch(self, images: int) -> int:
         """Count the steps of an epoch.
@@ -80,7 +88,8 @@ class Loop:
     """A network in training.
 
     Args:
-        model: the network; its last layer is a softmax. Trained in place.
+        model: the network. Trained in place.
+        logits: from images to the logits of the network.
         optimizer: not yet built for other variables.
         train: the images to train with.
         settings: how to train.
@@ -94,6 +103,7 @@ class Loop:
     def __init__(
         self,
         model: keras.Model,
+        logits: Callable[[tf.Tensor], tf.Tensor],
         optimizer: keras.optimizers.Optimizer,
         train: Dataset,
         settings: FitSettings,
@@ -108,8 +118,10 @@ class Loop:
         self._count = len(train)
         self.steps_per_epoch = settings.steps_per_epoch(self._count)
         optimizer.build(model.trainable_variables)
-        self.variables = [*model.variables, *optimizer.variables]
-        self._run = _compile_steps(model, optimizer, train, settings)
+        averaged = model.trainable_variables if settings.averaging else []
+        self._averages = [tf.Variable(variable.value, trainable=False) for variable in averaged]
+        self.variables = [*model.variables, *optimizer.variables, *self._averages]
+        self._run = _compile_steps(model, logits, optimizer, train, settings, self._averages, seed)
 
     def epoch(self, number: int, on_steps: Callable[[int], None] = lambda _: None) -> EpochReport:
         """Train for one epoch.
@@ -135,6 +147,11 @@ class Loop:
         evaluation = evaluate(self.model, self._aside)
         return replace(report, validation_loss=evaluation.loss, validation_accuracy=evaluation.accuracy)
 
+    def finish(self) -> None:
+        """Give the network its final weights, where they are an average."""
+        for variable, average in zip(self.model.trainable_variables, self._averages, strict=False):
+            variable.assign(average)
+
     def _batches(self, epoch: int) -> Iterator[NDArray[np.int32]]:
         order = np.random.default_rng((self._seed, epoch)).permutation(self._count).astype(np.int32)
         used = order[: self.steps_per_epoch * self._settings.batch_size].reshape(-1, self._settings.batch_size)
@@ -143,13 +160,18 @@ class Loop:
 
 
 def _compile_steps(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, train: Dataset, settings: FitSettings
+    model: keras.Model,
+    logits_of: Callable[[tf.Tensor], tf.Tensor],
+    optimizer: keras.optimizers.Optimizer,
+    train: Dataset,
+    settings: FitSettings,
+    averages: list[tf.Variable],
+    seed: int,
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """Compile a function that trains on the batches it is given, int32 [steps, batch] of indices.
 
     It returns the sum of the losses and the number of right answers.
     """
-    logits_of = keras.Model(model.inputs, model.layers[-1].input)
     images, labels = tf.constant(train.images), tf.constant(train.labels)
     classes = len(train.names)
     smoothing = settings.label_smoothing
@@ -160,15 +182,37 @@ def _compile_steps(
         target = tf.one_hot(truth, classes, 1 - smoothing + smoothing / classes, smoothing / classes)
         return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))
 
+    total = settings.epochs * settings.steps_per_epoch(len(train))
+
+    def pictures(indices: tf.Tensor) -> tf.Tensor:
+        batch = tf.gather(images, indices)
+        if not settings.augmentation:
+            return batch
+        begin, end = settings.augmentation
+        step = optimizer.iterations.value
+        falling = tf.clip_by_value((tf.cast(step, tf.float32) / total - 0.6) / 0.4, 0.0, 1.0)
+        return warp(batch, begin + (end - begin) * falling, tf.stack([tf.cast(step, tf.int32), seed]))
+
+    def average() -> None:
+        if not settings.averaging:
+            return
+        step = optimizer.iterations.value
+        # Early on the average follows quickly: it would else remember the random weights.
+        kept = tf.minimum(settings.averaging, tf.cast(step, tf.float32) / (tf.cast(step, tf.float32) + 80))
+        kept = tf.where(step % _STEPS_AN_AVERAGE == 0, kept, 1.0)
+        for variable, running in zip(model.trainable_variables, averages, strict=True):
+            running.assign(kept * running + (1 - kept) * variable.value)
+
     @tf.function(input_signature=[tf.TensorSpec([None, settings.batch_size], tf.int32)])  # type: ignore[untyped-decorator]
     def run(batches: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         loss_sum, right = tf.constant(0.0), tf.constant(0)
         for indices in batches:
             truth = tf.gather(labels, indices)
             with tf.GradientTape() as tape:
-                logits = logits_of(tf.gather(images, indices), training=True)
+                logits = logits_of(pictures(indices))
                 loss = loss_of(truth, logits)
             optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+            average()
             loss_sum += loss
             right += tf.math.count_nonzero(tf.argmax(logits, axis=-1, output_type=tf.int32) == truth, dtype=tf.int32)
         return loss_sum, right
@@ -221,6 +265,7 @@ def fit(
         if patience and not state.since_best():
             state.best = loop.model.get_weights()
         save(state)
+    loop.finish()
     if state.best:
         loop.model.set_weights(state.best)
     return state.history

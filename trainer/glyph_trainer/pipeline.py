@@ -118,7 +118,7 @@ def train(
     model = recipe.build(len(part.names))
     optimizer = recipe.optimizer(settings.epochs * settings.steps_per_epoch(len(part)))
     print(f"Training {recipe.name}: {model.count_params():,} parameters, {len(part):,} images", flush=True)
-    loop = Loop(model, optimizer, part, settings, seed)
+    loop = Loop(model, recipe.logits(model), optimizer, part, settings, seed)
     state = run.restore(loop.variables) if run else State()
     history = fit(loop, settings, state, lambda now: run.save(now, loop.variables) if run else None)
     record = TrainingRecord(

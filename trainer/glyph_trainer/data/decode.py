@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from glyph_trainer.preprocess import preprocess_images
 
 SIDE = 28
+_BLOCK = 8  # files for each step of the loop over files: a step costs as much as the reading of one
 _JPEG_SUFFIXES = {".jpg", ".jpeg"}
 _SERVED_FORMATS = {"JPEG", "PNG", "GIF", "BMP"}
 
@@ -81,8 +82,16 @@ def _decode_small_jpegs(paths: Sequence[Path]) -> NDArray[np.uint8] | None:
 
     @tf.function  # type: ignore[untyped-decorator]  # tensorflow has no type information
     def read_all(names: tf.Tensor) -> tf.Tensor:
+        blocks = tf.size(names) // _BLOCK
+        together = tf.map_fn(
+            lambda block: tf.stack([read(name) for name in tf.unstack(block)]),
+            tf.reshape(names[: blocks * _BLOCK], [blocks, _BLOCK]),
+            fn_output_signature=tf.TensorSpec([_BLOCK, SIDE, SIDE, 1], tf.uint8),
+            parallel_iterations=16,
+        )
         spec = tf.TensorSpec([SIDE, SIDE, 1], tf.uint8)
-        return tf.map_fn(read, names, fn_output_signature=spec, parallel_iterations=64)
+        rest = tf.map_fn(read, names[blocks * _BLOCK :], fn_output_signature=spec)
+        return tf.concat([tf.reshape(together, [-1, SIDE, SIDE, 1]), rest], axis=0)
 
     try:
         images: NDArray[np.uint8] = read_all(tf.constant([str(path) for path in paths])).numpy()

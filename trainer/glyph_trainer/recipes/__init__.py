@@ -8,7 +8,7 @@ from glyph_trainer.recipes import backprop, deck, logistic
 from glyph_trainer.recipes.recipe import Example, Fitted, Recipe
 
 RECIPES: dict[str, Recipe | Example] = {
-    recipe.name: recipe for recipe in (backprop.RECIPE, logistic.RECIPE, deck.RECIPE)
+    recipe.name: recipe for recipe in (backprop.RECIPE, logistic.RECIPE, deck.RECIPE, deck.FAST, deck.POLISH)
 }
 
 __all__ = ["RECIPES", "Example", "Fitted", "Recipe", "find_recipe"]

@@ -1,8 +1,12 @@
 """The deck's CNN, as drawn: three tanh convolutions, two max-pools, a hidden layer of 128."""
 
+from collections.abc import Callable
+
 import keras
+import tensorflow as tf
 
 from glyph_trainer.fit import FitSettings
+from glyph_trainer.optimizers import Muon, RiseAndFall
 from glyph_trainer.recipes.recipe import Recipe
 
 
@@ -49,10 +53,75 @@ def optimizer(steps: int) -> keras.optimizers.Optimizer:
     return keras.optimizers.Adam(keras.optimizers.schedules.PolynomialDecay(0.003, steps, 0.0))
 
 
+def relaid_logits(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Lay the network out anew for training: the same function of the same weights, in a third less time.
+
+    Neither the last rows nor the last columns of a picture reach the output: 26 x 26 pixels do. Every 2 x 2 pixels
+    become one of 13 x 13 places with four channels, and so on through the network; the kernels are spread over such
+    places, inside the graph. Then a max-pool is a maximum over channels, and since tanh is monotonous it can follow.
+
+    Args:
+        model: as `build` builds it.
+
+    Returns:
+        from uint8 [N, 28, 28, 1] to logits float32 [N, classes].
+    """
+    conv1, conv2, conv3, hidden, logits = (model.get_layer(n) for n in ("conv1", "conv2", "conv3", "hidden", "logits"))
+
+    def forward(image: tf.Tensor) -> tf.Tensor:
+        x = tf.nn.space_to_depth(tf.cast(image[:, :26, :26], tf.float32) / 255, 2)
+        x = tf.tanh(_convolve(x, conv1, blocks=3))
+        x = tf.tanh(_pool(_convolve(x, conv2, blocks=2), conv2.filters))
+        x = tf.nn.space_to_depth(x, 2)
+        x = tf.tanh(_pool(_convolve(x, conv3, blocks=2), conv3.filters))
+        x = tf.tanh(tf.reshape(x, [-1, hidden.kernel.shape[0]]) @ hidden.kernel + hidden.bias)
+        return x @ logits.kernel + logits.bias
+
+    return forward
+
+
+def _convolve(x: tf.Tensor, layer: keras.layers.Conv2D, blocks: int) -> tf.Tensor:
+    """Convolve places of 2 x 2 pixels with a kernel for pixels, spread over `blocks` x `blocks` places."""
+    kernel = tf.convert_to_tensor(layer.kernel)
+    size, channels, filters = kernel.shape[0], kernel.shape[2], kernel.shape[3]
+    spread = []
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        room = [[row, 2 * blocks - size - row], [column, 2 * blocks - size - column], [0, 0], [0, 0]]
+        spread.append(tf.pad(kernel, room))
+    # [4, rows, 2, columns, 2, channels, filters] to [rows, columns, 2 x 2 x channels, 4 x filters]
+    stacked = tf.reshape(tf.stack(spread), [4, blocks, 2, blocks, 2, channels, filters])
+    placed = tf.reshape(tf.transpose(stacked, [1, 3, 2, 4, 5, 0, 6]), [blocks, blocks, 4 * channels, 4 * filters])
+    return tf.nn.conv2d(x, placed, 1, "VALID") + tf.tile(layer.bias, [4])
+
+
+def _pool(x: tf.Tensor, filters: int) -> tf.Tensor:
+    """Take the maximum over the 2 x 2 pixels of each place."""
+    return tf.reduce_max(tf.reshape(x, [-1, x.shape[1], x.shape[2], 4, filters]), axis=3)
+
+
 RECIPE = Recipe(
     name="deck",
     summary="the deck's CNN as drawn (35,754 parameters), batches of 100, 10 epochs, Adam",
     build=build,
+    logits=relaid_logits,
     optimizer=optimizer,
     settings=FitSettings(epochs=10, batch_size=100, label_smoothing=0.05),
+)
+
+FAST = Recipe(
+    name="deck-fast",
+    summary="the same network in one epoch: Muon, a rate that rises and falls",
+    build=build,
+    logits=relaid_logits,
+    optimizer=lambda steps: Muon(RiseAndFall(0.024, steps), adam_ratio=0.02 / 0.024),
+    settings=FitSettings(epochs=1, batch_size=100, label_smoothing=0.1),
+)
+
+POLISH = Recipe(
+    name="deck-polish",
+    summary="the same network, as accurate as it gets: bent images, Muon, averaged weights, 60 epochs",
+    build=build,
+    logits=relaid_logits,
+    optimizer=lambda steps: Muon(RiseAndFall(0.004, steps), adam_ratio=0.5),
+    settings=FitSettings(epochs=60, batch_size=100, label_smoothing=0.05, augmentation=(0.7, 0.28), averaging=0.992),
 )

@@ -21,6 +21,8 @@ class Recipe:
         summary: one line about it.
         build: from the number of classes to a network with random weights, uint8 [N, 28, 28, 1] to probabilities.
             Its last layer is the softmax.
+        logits: from the network to a function from uint8 [N, 28, 28, 1] to the logits float32 [N, classes], what goes
+            into the softmax: the same function, laid out for training.
         optimizer: from the number of steps of the whole training to the optimiser.
         settings: how long and how to train, unless the command says otherwise.
     """
@@ -28,6 +30,7 @@ class Recipe:
     name: str
     summary: str
     build: Callable[[int], keras.Model]
+    logits: Callable[[keras.Model], Callable[[tf.Tensor], tf.Tensor]]
     optimizer: Callable[[int], keras.optimizers.Optimizer]
     settings: FitSettings
 
