@@ -21,7 +21,7 @@ LONGEST_SIDE = 128
 BORDER_SHARE = 32
 MIN_NOISE = 8
 MIN_CONTRAST = 24
-SPECK_SHARE = 150
+SPECK_SHARE = 24
 MAX_TWIST = 64
 EXIF_ORIENTATION = 0x0112
 
@@ -186,14 +186,22 @@ def _crop(ink: _Ints) -> _Ints:
         )
     inked = ink * 6 >= peak
     enough = max(1, max(ink.shape) // SPECK_SHARE)
-    rows = np.flatnonzero(np.count_nonzero(inked, axis=1) >= enough)
-    columns = np.flatnonzero(np.count_nonzero(inked, axis=0) >= enough)
+    rows = np.flatnonzero(_in_large_runs(np.count_nonzero(inked, axis=1), enough))
+    columns = np.flatnonzero(_in_large_runs(np.count_nonzero(inked, axis=0), enough))
     if not rows.size or not columns.size:
         raise NoInk(
             "no ink in the picture: only specks stand out from its background. "
             f"Received: {ink.shape[1]} x {ink.shape[0]} pixels. Give a picture in which the digit is drawn larger."
         )
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _in_large_runs(counts: NDArray[np.int64], enough: int) -> NDArray[np.bool_]:
+    """Which lines belong to a run of neighbouring inked lines that has enough inked pixels: bool [length]."""
+    inked = counts > 0
+    starts = inked & ~np.concatenate([[False], inked[:-1]])
+    run = np.cumsum(starts)
+    return np.asarray(inked & (np.bincount(run, weights=counts)[run] >= enough))
 
 
 def _resize(crop: _Ints) -> _Grey:

@@ -158,7 +158,7 @@ def test_the_servers_wish_to_wait_is_granted(grpc_stub: Any, rest_stub: Any) -> 
     def full(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
         if len(over_grpc.asked) < 4:
             headers = {1: ("retry-after", "0.01"), 2: ("grpc-retry-pushback-ms", "10"), 3: ("retry-after", "soon")}
-            context.set_trailing_metadata([headers[len(over_grpc.asked)]])
+            context.set_trailing_metadata((headers[len(over_grpc.asked)],))
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
         return STATUS
 
@@ -392,7 +392,7 @@ def test_https_is_checked_both_ways(rest_stub: Any) -> None:
     context.verify_mode = ssl.CERT_REQUIRED
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    server.handle_error = lambda *_: None  # type: ignore[assignment]
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     target = f"https://localhost:{server.server_port}"

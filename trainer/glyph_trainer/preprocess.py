@@ -12,7 +12,7 @@ LONGEST_SIDE = 128
 BORDER_SHARE = 32
 MIN_NOISE = 8
 MIN_CONTRAST = 24
-SPECK_SHARE = 150
+SPECK_SHARE = 24
 MAX_TWIST = 64
 MAX_PIXELS = 1 << 25
 EXIF_ORIENTATION = 0x0112
@@ -268,8 +268,8 @@ def _cropped(ink: tf.Tensor) -> tf.Tensor:
     peak = tf.reduce_max(ink)
     inked = ink * 6 >= peak
     enough = tf.maximum(1, tf.maximum(height, width) // SPECK_SHARE)
-    rows = tf.math.count_nonzero(inked, axis=1, dtype=tf.int32) >= enough
-    columns = tf.math.count_nonzero(inked, axis=0, dtype=tf.int32) >= enough
+    rows = _in_large_runs(tf.math.count_nonzero(inked, axis=1, dtype=tf.int32), enough)
+    columns = _in_large_runs(tf.math.count_nonzero(inked, axis=0, dtype=tf.int32), enough)
     stands_out = tf.debugging.Assert(
         (peak >= MIN_CONTRAST) & tf.reduce_any(rows) & tf.reduce_any(columns),
         [
@@ -281,6 +281,14 @@ def _cropped(ink: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([stands_out]):
         ink = tf.identity(ink)
     return ink[_first(rows) : height - _first(rows[::-1]), _first(columns) : width - _first(columns[::-1])]
+
+
+def _in_large_runs(counts: tf.Tensor, enough: tf.Tensor) -> tf.Tensor:
+    """Which lines belong to a run of neighbouring inked lines that has enough inked pixels: bool [length]."""
+    inked = counts > 0
+    starts = inked & ~tf.concat([[False], inked[:-1]], 0)
+    run = tf.cumsum(tf.cast(starts, tf.int32))
+    return inked & (tf.gather(tf.math.unsorted_segment_sum(counts, run, tf.size(counts) + 1), run) >= enough)
 
 
 def _first(flags: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,168 @@
+"""Any picture in: what is read, by which rule, and what is refused with which words."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from glyph_client import AmbiguousPicture, NoInk, PictureError, PictureTooLarge, explain, preprocess
+from glyph_client._pictures import name_of, read_bytes
+from PIL import Image, ImageDraw
+
+PICTURE = Image.new("L", (90, 110), 240)
+ImageDraw.Draw(PICTURE).line([(20, 20), (70, 20), (40, 95)], fill=20, width=9)
+GREY = np.asarray(PICTURE)
+FILE = io.BytesIO()
+PICTURE.save(FILE, "PNG")
+BYTES = FILE.getvalue()
+EXPECTED = preprocess(BYTES)
+
+
+def test_a_path_bytes_a_file_an_image_and_an_array_are_the_same_picture(tmp_path: Path) -> None:
+    path = tmp_path / "seven.png"
+    path.write_bytes(BYTES)
+    pictures: list[Any] = [
+        path,
+        str(path),
+        BYTES,
+        bytearray(BYTES),
+        memoryview(BYTES),
+        io.BytesIO(BYTES),
+        PICTURE,
+        GREY,
+    ]
+    for picture in pictures:
+        np.testing.assert_array_equal(preprocess(picture), EXPECTED)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        GREY[..., None],
+        np.dstack([GREY] * 3),
+        np.dstack([GREY] * 3 + [np.full_like(GREY, 255)]),
+        GREY.astype(np.int64),
+        GREY.astype(np.uint16),
+        GREY.astype(np.float64),
+        GREY.astype(np.float32) / 255,
+    ],
+    ids=["one channel", "RGB", "RGBA", "int64", "uint16", "float 0-255", "float 0-1"],
+)
+def test_arrays_of_every_shape_and_type_are_the_same_picture(array: Any) -> None:
+    np.testing.assert_array_equal(preprocess(array), EXPECTED)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16"])
+def test_images_of_every_mode_are_read(mode: str) -> None:
+    image = PICTURE.convert(mode, dither=Image.Dither.NONE)
+    if mode == "I;16":
+        image = Image.fromarray(GREY.astype(np.uint16) * 257)
+    assert np.abs(preprocess(image).astype(int) - EXPECTED).mean() < 12
+
+
+def test_booleans_are_black_and_white() -> None:
+    assert preprocess(GREY < 128).max() == 255
+
+
+def test_ink_of_either_polarity_is_the_same() -> None:
+    np.testing.assert_array_equal(preprocess(255 - GREY), EXPECTED)
+
+
+def test_specks_away_from_the_digit_do_not_count() -> None:
+    large = np.asarray(PICTURE.resize((360, 440)))
+    dirty = large.copy()
+    dirty[5:7, 300:302] = 0
+    dirty[430, 8] = 0
+    assert np.abs(preprocess(dirty).astype(int) - preprocess(large)).mean() < 3
+
+
+def test_a_thin_stroke_is_kept() -> None:
+    page = Image.new("L", (500, 600), 245)
+    ImageDraw.Draw(page).line([(250, 100), (250, 500)], fill=60, width=3)
+    result = preprocess(page)[..., 0]
+    assert len(np.flatnonzero(result.max(axis=1))) == 20
+
+
+def test_a_shadow_across_the_page_is_background() -> None:
+    shaded = np.clip(GREY - np.linspace(0, 60, GREY.shape[1]) * (GREY / 240), 0, 255).astype(np.uint8)
+    assert np.abs(preprocess(shaded).astype(int) - EXPECTED).mean() < 6
+
+
+def test_the_centre_of_mass_lies_in_the_middle() -> None:
+    result = EXPECTED[..., 0].astype(float)
+    for axis in (0, 1):
+        assert 13.5 <= (result.sum(axis=1 - axis) @ np.arange(28)) / result.sum() < 14.5
+
+
+def test_every_stage_can_be_seen() -> None:
+    stages = explain(PICTURE)
+    assert not stages.untouched
+    assert stages.grey.shape == stages.ink.shape == (110, 90)
+    assert max(stages.resized.shape) == 20
+    assert (stages.ink[0, 0], stages.ink.max(), stages.crop.max(), stages.resized.max()) == (0, 255, 255, 255)
+    np.testing.assert_array_equal(stages.result, EXPECTED[..., 0])
+    assert all(isinstance(image, Image.Image) for image in stages.images().values())
+
+
+@pytest.mark.parametrize(
+    ("picture", "kind", "message"),
+    [
+        ("missing.png", PictureError, "missing.png: No such file or directory. Give the path"),
+        (b"no picture", PictureError, r"no image that can be read. Received: 10 bytes that begin with b'no pictu'"),
+        (b"", PictureError, "Received: 0 bytes"),
+        (BYTES[:70], PictureError, "the image is damaged and cannot be decoded"),
+        (io.StringIO("x"), PictureError, "open in binary mode"),
+        (7, PictureError, "Received: int. Give a path, bytes"),
+        (np.zeros((2, 28, 28), np.uint8), PictureError, r"Received: \[2, 28, 28\].*a batch goes to predict_many"),
+        (np.zeros((9, 9, 2), np.uint8), PictureError, r"Received: \[9, 9, 2\]"),
+        (np.zeros((0, 9), np.uint8), PictureError, "the picture is empty"),
+        (Image.new("L", (0, 5)), PictureError, "the picture is empty. Received: 0 x 5 pixels"),
+        (np.full((9, 9), "a"), PictureError, "an array of type <U1 is no picture"),
+        (np.full((9, 9), -1.0), PictureError, "between 0 and 255, or 0 and 1. Received: float64 from -1 to -1"),
+        (np.full((9, 9), np.nan), PictureError, "Received: float64 from nan to nan"),
+        (np.full((9, 9), 300), PictureError, "Received: int64 from 300 to 300"),
+        (np.eye(9) * 1.5, AmbiguousPicture, "0 to 1 or 0 to 255. Received: float64 from 0 to 1.5"),
+        (np.eye(9, dtype=int), AmbiguousPicture, "Received: int64 from 0 to 1"),
+        (
+            np.broadcast_to(np.uint8(0), (10_000, 10_000)),
+            PictureTooLarge,
+            r"Received: \[10000, 10000\] \(limit 89,478,485",
+        ),
+        (Image.new("1", (10_000, 10_000)), PictureTooLarge, "Received: 10,000 x 10,000"),
+        (np.full((50, 50), 200, np.uint8), NoInk, "nothing stands out.*50 x 50 pixels with a contrast of 0"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_the_reason(picture: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message) as error:
+        preprocess(picture)
+    assert isinstance(error.value, PictureError | ValueError)
+
+
+def test_specks_alone_are_no_ink() -> None:
+    page = np.full((100, 120), 240, np.uint8)
+    page[50, 60] = page[70, 20:22] = 0
+    with pytest.raises(NoInk, match="only specks"):
+        preprocess(page)
+
+
+def test_a_decompression_bomb_is_refused_unopened() -> None:
+    bomb = bytearray(BYTES)
+    bomb[16:24] = b"\x00\x01\x00\x00\x00\x01\x00\x00"
+    bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
+    with pytest.raises(PictureTooLarge, match="pixels"):
+        preprocess(bytes(bomb))
+
+
+def test_messages_call_pictures_by_name(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        assert name_of(file).endswith("a.png")
+    assert (name_of("b.png"), name_of(b""), name_of(GREY)) == ("b.png", "bytes", "array uint8 [110, 90]")
+
+
+def test_only_files_can_be_sent_as_they_are() -> None:
+    with pytest.raises(PictureError, match="Received: ndarray"):
+        read_bytes(GREY)
