@@ -1,0 +1,105 @@
+"""The command `glyph`, as somebody types it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GLYPH = Path(sysconfig.get_path("scripts")) / "glyph"
+SAMPLES = sorted((Path(__file__).resolve().parents[2] / "client" / "samples").glob("*.png"))
+
+
+def glyph(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [str(GLYPH), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_predict_prints_a_table_with_the_truth(server: Any, protocol: str) -> None:
+    done = glyph("predict", *SAMPLES, "--truth", "--server", getattr(server, protocol))
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr, len(lines)) == (0, "", 14)
+    assert lines[0].split() == ["picture", "answer", "confidence", "truth"]
+    seven = next(line for line in lines if "7.0.png" in line).split()
+    assert (seven[1], seven[-1]) == ("7", "7")
+    assert "█" in seven[2]
+    assert lines[-1].endswith("%)")
+    assert " of 12 right (" in lines[-1]
+
+
+def test_predict_prints_json_lines_for_programs(server: Any) -> None:
+    done = glyph("predict", SAMPLES[0], "--json", "--top", "3", "--server", server.grpc)
+    line = json.loads(done.stdout)
+    assert (line["label"], line["model"], line["version"], len(line["top"])) == ("0", "digits", 1, 3)
+
+
+def test_predict_reads_standard_input(server: Any) -> None:
+    with SAMPLES[0].open("rb") as picture:
+        done = glyph("predict", "-", "--server-side", "--server", server.grpc, stdin=picture)
+    assert done.stdout.splitlines()[1].split()[:3] == ["standard", "input", "0"]
+
+
+def test_a_bad_picture_is_one_line_and_its_own_exit_code(server: Any, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    done = glyph("predict", tmp_path / "text.png", SAMPLES[0], "--json", "--truth", "--server", server.grpc)
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"glyph: error: {tmp_path}/text.png: no image")
+    assert len(done.stderr.splitlines()) == 1
+    bad, good, last = map(json.loads, done.stdout.splitlines())
+    assert "no image" in bad["error"]
+    assert (good["label"], good["truth"]) == ("0", "0")
+    assert last == {"right": 1, "known": 1, "accuracy": 1.0}
+
+
+def test_failures_have_their_exit_codes(server: Any, free_ports: Any, tmp_path: Path) -> None:
+    nobody = f"127.0.0.1:{free_ports(1)[0]}"
+    for arguments, code, words in [
+        (["status", "--server", nobody, "--timeout", "1"], 4, "UNAVAILABLE"),
+        (["status", "--server", server.grpc, "--model", "nope"], 5, "NOT_FOUND"),
+        (["status", "--server", "nohost"], 2, "no address of a server"),
+        (["predict", "x.png", "--top", "0"], 2, "--top is a number from 1. Received: 0"),
+        (["watch", tmp_path / "none"], 2, "No such file or directory"),
+        (["nonsense"], 2, "invalid choice"),
+    ]:
+        done = glyph(*arguments)
+        assert done.returncode == code, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_status_and_models_are_shown(server: Any) -> None:
+    assert glyph("status", "--server", server.grpc).stdout == "digits  version 1  AVAILABLE\n"
+    status = json.loads(glyph("status", "--server", server.rest, "--json").stdout)
+    assert status == {"model": "digits", "version": 1, "state": "AVAILABLE"}
+    shown = glyph("models", "--server", server.grpc).stdout
+    assert "serving_default  (image: uint8 [N, 28, 28, 1]) -> (label: string [N]" in shown
+    model = json.loads(glyph("models", "digits", "--json", "--server", server.rest).stdout)
+    assert model["signatures"]["image_bytes"]["inputs"] == {"image_bytes": "string [N]"}
+
+
+def test_bench_measures(server: Any) -> None:
+    options = ("--requests", 20, "--concurrency", 2, "--batch", 4, "--server", server.grpc)
+    assert "images/s" in glyph("bench", *options).stdout
+    measured = json.loads(glyph("bench", *options, "--json").stdout)
+    assert measured["images_per_second"] == pytest.approx(4 * measured["requests_per_second"])
+    assert 0 < measured["p50_ms"] <= measured["p99_ms"]
+
+
+def test_watch_answers_for_pictures_that_appear(server: Any, start: Any, tmp_path: Path) -> None:
+    with start([GLYPH, "watch", tmp_path, "--json", "--server", server.grpc]) as process:
+        (tmp_path / SAMPLES[0].name).write_bytes(SAMPLES[0].read_bytes())
+        assert json.loads(process.wait_for(SAMPLES[0].name))["label"] == "0"
+        (tmp_path / SAMPLES[1].name).write_bytes(SAMPLES[1].read_bytes())
+        process.wait_for(SAMPLES[1].name)
+        assert process.end(signal.SIGINT) == 130
+
+
+def test_the_server_may_come_from_the_environment(server: Any, clean_environment: dict[str, str]) -> None:
+    done = glyph("status", env=clean_environment | {"GLYPH_SERVER": server.rest})
+    assert done.stdout.startswith("digits")
