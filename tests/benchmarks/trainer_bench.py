@@ -115,10 +115,12 @@ def main() -> int:
         print(json.dumps(result, indent=2))
     else:
         print(
-            f"reading   {len(paths) / reading:8,.0f} images/s, Pillow {len(paths) / plain:,.0f}: {plain / reading:.1f} times"
+            f"reading   {len(paths) / reading:,.0f} images/s, Pillow {len(paths) / plain:,.0f}: "
+            f"{plain / reading:.1f} times"
         )
         print(
-            f"training  deck's program {baseline:.1f} s; deck --fast at most {slowest:.1f} s: {baseline / slowest:.1f} times"
+            f"training  deck's program {baseline:.1f} s; deck --fast at most {slowest:.1f} s: "
+            f"{baseline / slowest:.1f} times"
         )
         for seed, (seconds, accuracy) in enumerate(runs, 1):
             print(f"  seed {seed}: {seconds:.2f} s, {accuracy:.2%}")
