@@ -26,8 +26,8 @@ _SMOOTHING = 0.1  # weight of the latest run in the expectation
 class BatchObserver(Protocol):
     """Whoever wants to know about runs (the metrics)."""
 
-    def queued(self, seconds: float) -> None:
-        """A request waited this long for its run to begin."""
+    def queued(self, examples: int, seconds: float) -> None:
+        """A request of so many examples waited this long for its run to begin."""
 
     def ran(self, examples: int, padding: int, seconds: float) -> None:
         """A run of so many examples, padding not counted, took so long."""
@@ -210,7 +210,7 @@ class Batcher:
     def _run(self, batch: list[_Task]) -> None:
         now = time.perf_counter()
         for task in batch:
-            self._observer.queued(now - task.queued_at)
+            self._observer.queued(task.size, now - task.queued_at)
         monotonic = time.monotonic()
         if any(task.deadline < monotonic for task in batch):
             late = ServingError(Code.DEADLINE_EXCEEDED, "The deadline passed while the request waited for the model")

@@ -64,23 +64,19 @@ async def multi_inference(
     """
     first = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
     loaded = inference.find(manager, first)
-    seen = set()
-    prepared = []
-    for task in request.tasks:
-        if task.model_spec.name != first.name:
-            raise invalid_argument("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
-        if task.method_name not in (CLASSIFY_METHOD, REGRESS_METHOD):
-            raise ServingError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
-        name = task.model_spec.signature_name or DEFAULT_SIGNATURE
-        if name in seen:
+    signatures = [_task_signature(loaded.servable, first.name, task) for task in request.tasks]
+    names = [signature.name for signature in signatures]
+    for i, name in enumerate(names):
+        if name in names[:i]:
             raise invalid_argument(f"Duplicate evaluation of signature: {name}")
-        seen.add(name)
-        prepared.append((task.method_name, *prepare(loaded.servable, task.model_spec, task.method_name, request.input)))
+    if len({signature.inputs["inputs"].tensor for signature in signatures}) > 1:
+        raise invalid_argument("Input tensor must be the same for all Signatures.")
+    examples = _examples(request.input)
     response = inference_pb2.MultiInferenceResponse()
-    for method, signature, examples in prepared:
+    for task, signature in zip(request.tasks, signatures, strict=True):
         outputs = await loaded.batchers[signature.name].run([examples], deadline)
         result = response.results.add(model_spec=_answered(loaded, signature))
-        if method == CLASSIFY_METHOD:
+        if task.method_name == CLASSIFY_METHOD:
             result.classification_result.CopyFrom(classification_result(signature, outputs, len(examples)))
         else:
             result.regression_result.CopyFrom(regression_result(signature, outputs, len(examples)))
@@ -99,11 +95,32 @@ def prepare(
     signature = servable.signatures.get(name)
     if signature is None:
         raise invalid_argument(f"No signature was found with the name: {name}")
+    _check(signature, method)
+    return signature, _examples(given)
+
+
+def _task_signature(servable: Servable, model_name: str, task: inference_pb2.InferenceTask) -> Signature:
+    """The signature of one task of a MultiInferenceRequest."""
+    if not task.model_spec.name:
+        raise invalid_argument("Found ModelSpec with an empty model name.")
+    if task.model_spec.name != model_name:
+        raise invalid_argument("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+    name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+    signature = servable.signatures.get(name)
+    if signature is None:
+        raise invalid_argument(f"Requested signature not found in model graph: {name}")
+    _check(signature, task.method_name)
+    return signature
+
+
+def _check(signature: Signature, method: str) -> None:
+    """Raises an error unless a signature can serve a method."""
     if method == CLASSIFY_METHOD:
         _check_classification(signature)
-    else:
+    elif method == REGRESS_METHOD:
         _check_regression(signature)
-    return signature, _examples(given)
+    else:
+        raise ServingError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {method}")
 
 
 def classification_result(signature: Signature, outputs: Arrays, count: int) -> classification_pb2.ClassificationResult:

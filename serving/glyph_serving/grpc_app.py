@@ -1,4 +1,4 @@
-"""gRPC as an ASGI application: framing, deadlines, status in the trailers; unary calls.
+"""gRPC as an ASGI application: framing, deadlines, status in the trailers.
 
 connectrpc does this too, at 150 microseconds a call where these lines cost 3 (measured without a network), more than
 running a small model takes.
@@ -7,7 +7,7 @@ running a small model takes.
 import gzip
 import struct
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +19,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Handler = Callable[[bytes, float], Awaitable[bytes]]
+StreamHandler = Callable[[AsyncIterator[bytes], Callable[[], Awaitable[None]]], AsyncIterator[bytes]]
 
 _PREFIX = struct.Struct(">BI")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -28,16 +29,21 @@ _OK: Message = {"type": "http.response.trailers", "headers": [(b"grpc-status", b
 
 
 class GrpcApp:
-    """Answers unary calls.
+    """Answers calls.
 
     Args:
         handlers: By path, ``/package.Service/Method``: takes the message and the deadline (``time.monotonic()``), and
             gives the answer's message or raises ServingError.
+        streams: The same for streams: takes the messages as they come and a way to wait until the caller has gone, and
+            gives the answers as they come.
         refuse: Says why new calls are refused; empty while they are not.
     """
 
-    def __init__(self, handlers: Mapping[str, Handler], refuse: Callable[[], str]) -> None:
+    def __init__(
+        self, handlers: Mapping[str, Handler], streams: Mapping[str, StreamHandler], refuse: Callable[[], str]
+    ) -> None:
         self._handlers = handlers
+        self._streams = streams
         self._refuse = refuse
         self.in_flight = 0
 
@@ -45,6 +51,9 @@ class GrpcApp:
         """Answers one call."""
         self.in_flight += 1
         try:
+            if stream := self._streams.get(scope["path"]):
+                await _answer_stream(stream, receive, send)
+                return
             message = await receive()
             body = message.get("body", b"")
             while message.get("more_body"):
@@ -80,6 +89,43 @@ class GrpcApp:
             raise ServingError(Code.INTERNAL, "") from None
 
 
+async def _answer_stream(handler: StreamHandler, receive: Receive, send: Send) -> None:
+    await send(_START)
+    try:
+        async for answer in handler(_messages(receive), lambda: _wait_until_gone(receive)):
+            framed = _PREFIX.pack(0, len(answer)) + answer
+            await send({"type": "http.response.body", "body": framed, "more_body": True})
+    except ServingError as error:
+        await _send_status(send, error)
+    else:
+        await _send_status(send, None)
+
+
+async def _messages(receive: Receive) -> AsyncIterator[bytes]:
+    """The messages of a request's body as they arrive."""
+    buffer = b""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        buffer += message.get("body", b"")
+        more = message.get("more_body", False)
+        while len(buffer) >= _PREFIX.size:
+            compressed, length = _PREFIX.unpack_from(buffer)
+            if compressed:
+                raise ServingError(Code.UNIMPLEMENTED, "Messages of streams must not be compressed")
+            if len(buffer) < _PREFIX.size + length:
+                break
+            payload, buffer = buffer[_PREFIX.size : _PREFIX.size + length], buffer[_PREFIX.size + length :]
+            yield payload
+
+
+async def _wait_until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def _unframe(body: bytes, encoding: bytes) -> bytes:
     """The one message in a request's body.
 
@@ -111,9 +157,14 @@ def _timeout(value: str) -> float:
 
 
 async def _send_error(send: Send, error: ServingError) -> None:
-    headers = [(b"grpc-status", b"%d" % error.code)]
-    if error.message:
-        headers.append((b"grpc-message", quote(error.message, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~").encode()))
     await send(_START)
+    await _send_status(send, error)
+
+
+async def _send_status(send: Send, error: ServingError | None) -> None:
+    """Ends the body and says in the trailers how the call went."""
     await send({"type": "http.response.body", "body": b""})
+    headers = [(b"grpc-status", b"%d" % (error.code if error else 0))]
+    if error and error.message:
+        headers.append((b"grpc-message", quote(error.message, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~").encode()))
     await send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})

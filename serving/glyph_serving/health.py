@@ -1,7 +1,9 @@
 """grpc.health.v1.Health, and whether the server is starting, serving or draining."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from enum import IntEnum
+from typing import Any
 
 from glyph_serving.errors import Code, ServingError
 from glyph_serving.schema import message_classes
@@ -21,12 +23,15 @@ SERVICES = frozenset(
     }
 )
 
+_WATCH_SECONDS = 0.1  # how soon a watcher hears of a change
+
 
 class ServingStatus(IntEnum):
     """HealthCheckResponse.ServingStatus."""
 
     SERVING = 1
     NOT_SERVING = 2
+    SERVICE_UNKNOWN = 3
 
 
 class Health:
@@ -51,9 +56,38 @@ class Health:
         Raises:
             ServingError: NOT_FOUND for a service that is not known.
         """
-        request = _MESSAGES["HealthCheckRequest"].FromString(payload)
-        service: str = getattr(request, "service")  # noqa: B009 (the class is made at run time)
+        service = _service(payload)
         if service not in SERVICES:
             raise ServingError(Code.NOT_FOUND, f"unknown service {service}")
-        status = ServingStatus.SERVING if self.serving else ServingStatus.NOT_SERVING
-        return _MESSAGES["HealthCheckResponse"](status=status).SerializeToString()
+        return _response(self._status())
+
+    async def watch(
+        self, requests: AsyncIterator[bytes], wait_until_gone: Callable[[], Awaitable[None]]
+    ) -> AsyncIterator[bytes]:
+        """Answers grpc.health.v1.Health/Watch: the status now and whenever it changes, until the caller goes."""
+        known = _service(await anext(requests)) in SERVICES
+        gone = asyncio.ensure_future(wait_until_gone())
+        told = None
+        try:
+            while not gone.done():
+                status = self._status() if known else ServingStatus.SERVICE_UNKNOWN
+                if status is not told:
+                    yield _response(status)
+                    told = status
+                if self.draining:
+                    return
+                await asyncio.wait({gone}, timeout=_WATCH_SECONDS)
+        finally:
+            gone.cancel()
+
+    def _status(self) -> "ServingStatus":
+        return ServingStatus.SERVING if self.serving else ServingStatus.NOT_SERVING
+
+
+def _service(payload: bytes) -> str:
+    request: Any = _MESSAGES["HealthCheckRequest"].FromString(payload)
+    return str(request.service)
+
+
+def _response(status: ServingStatus) -> bytes:
+    return _MESSAGES["HealthCheckResponse"](status=status).SerializeToString()

@@ -1,8 +1,14 @@
 """Prometheus metrics under the genuine server's names, labels and buckets, and a few that it lacks."""
 
 import threading
+import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from glyph_serving.errors import ServingError
+
+T = TypeVar("T")
 
 LATENCY_BUCKETS = tuple(10 * 1.8**k for k in range(33))
 QUEUING_BUCKETS = tuple(100 * 1.2**k for k in range(52))
@@ -112,11 +118,43 @@ class Metrics:
             f"{serving}request_latency", LATENCY_BUCKETS, ["model_name", "API", "entrypoint"]
         )
         self.runtime_latency = Histogram(f"{serving}runtime_latency", LATENCY_BUCKETS, ["model_name", "API", "runtime"])
+        glyph = ":glyph:serving:"
+        version = ["model_name", "version"]
+        self.queue_time = Histogram(f"{glyph}queue_time", LATENCY_BUCKETS, version)
+        self.run_time = Histogram(f"{glyph}run_time", LATENCY_BUCKETS, version)
+        self.run_size = Histogram(f"{glyph}run_size", SIZE_BUCKETS, version)
         self._metrics: list[Counter | Histogram | Gauge] = list(vars(self).values())
 
     def add(self, metric: Counter | Histogram | Gauge) -> None:
         """Exports one more metric."""
         self._metrics.append(metric)
+
+    async def record(self, model: str, api: str, entrypoint: str, answer: Awaitable[T]) -> T:
+        """Counts a request and, if it succeeds, how long it takes.
+
+        Args:
+            model: The model's name.
+            api: What the genuine server calls the method: "Predict" over gRPC, "predict" over REST.
+            entrypoint: "GRPC" or "REST".
+            answer: The request.
+
+        Raises:
+            ServingError: What the request ends with.
+        """
+        began = time.perf_counter()
+        try:
+            result = await answer
+        except ServingError as error:
+            self.request_count.add(model, error.code.name)
+            raise
+        self.request_count.add(model, "OK")
+        self.request_latency.observe((time.perf_counter() - began) * 1e6, model, api, entrypoint)
+        return result
+
+    def count_examples(self, model: str, examples: int) -> None:
+        """Counts the examples of a classify or regress request."""
+        self.example_total.add(model, amount=examples)
+        self.example_counts.observe(examples, model)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""

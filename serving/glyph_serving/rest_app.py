@@ -123,13 +123,10 @@ class RestApp:
         if method == "POST" and (match := _PREDICTION.fullmatch(path)):
             name, version, label, verb = match.groups()
             spec = _model_spec(name, version, label)
-            body = _inflate(body, headers)
-            if verb == "predict":
-                return await self._predict(spec, body)
-            if verb == "classify":
-                return await self._classify(spec, body)
-            if verb == "regress":
-                return await self._regress(spec, body)
+            answers = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
+            if verb in answers:
+                answer = answers[verb](spec, _inflate(body, headers))
+                return await self._metrics.record(spec.name, verb, "REST", answer)
         elif method == "GET" and (match := _STATUS.fullmatch(path)):
             name, version, label, metadata = match.groups()
             if not name:
@@ -159,12 +156,14 @@ class RestApp:
         spec.signature_name, examples = json_tensor.parse_examples(body)
         request = classification_pb2.ClassificationRequest(model_spec=spec, input=examples)
         response = await classify.classify(self._manager, request, self._deadline())
+        self._metrics.count_examples(spec.name, len(response.result.classifications))
         return json_tensor.format_classifications(response.result)
 
     async def _regress(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
         spec.signature_name, examples = json_tensor.parse_examples(body)
         request = regression_pb2.RegressionRequest(model_spec=spec, input=examples)
         response = await classify.regress(self._manager, request, self._deadline())
+        self._metrics.count_examples(spec.name, len(response.result.regressions))
         return json_tensor.format_regressions(response.result)
 
     def _deadline(self) -> float:

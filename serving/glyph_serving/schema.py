@@ -18,7 +18,7 @@ _SCALARS = {
 
 
 def message_classes(package: str, messages: Mapping[str, Sequence[Field]]) -> dict[str, type[Message]]:
-    """Builds message classes in a descriptor pool of their own.
+    """Builds message classes in a descriptor pool of their own; every field knows whether it was set.
 
     Args:
         package: The protobuf package.
@@ -27,7 +27,7 @@ def message_classes(package: str, messages: Mapping[str, Sequence[Field]]) -> di
     Returns:
         The class of every message, by name.
     """
-    file = descriptor_pb2.FileDescriptorProto(name=f"glyph_serving/{package}.proto", package=package, syntax="proto3")
+    file = descriptor_pb2.FileDescriptorProto(name=f"glyph_serving/{package}.proto", package=package, syntax="proto2")
     file.dependency.append(wrappers_pb2.DESCRIPTOR.name)
     for message_name, fields in messages.items():
         message = file.message_type.add(name=message_name)

@@ -7,9 +7,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -36,10 +35,12 @@ from glyph_serving.cli import EXIT_FAILURE, warn
 from glyph_serving.config import BatchingParameters, ServerConfig
 from glyph_serving.envoy import ARGUMENTS_VARIABLE
 from glyph_serving.errors import Code, ServingError, invalid_argument
-from glyph_serving.grpc_app import GrpcApp, Handler
+from glyph_serving.grpc_app import GrpcApp, Handler, StreamHandler
 from glyph_serving.health import Health
 from glyph_serving.manager import Loaded, Manager, RetryPolicy, failure_error
-from glyph_serving.metrics import Metrics
+from glyph_serving.metrics import Gauge, Metrics
+from glyph_serving.reflection import MODEL_SERVICE, PREDICTION_SERVICE, Reflection
+from glyph_serving.reflection import SERVICES as REFLECTION_SERVICES
 from glyph_serving.rest_app import RestApp
 from glyph_serving.warmup import MAX_RECORDS, WARMUP_FILE, read_records, replay
 
@@ -89,8 +90,15 @@ class Server:
             flags.file_system_poll_wait_seconds,
             flags.allow_version_labels_for_unavailable_models,
         )
+        self._metrics.add(
+            Gauge(":glyph:serving:queue_depth", ["model_name", "version", "signature"], self._queue_depths)
+        )
         self._health = Health(lambda: self._manager.ready)
-        grpc = GrpcApp(self._handlers(), lambda: "The server is shutting down" if self._health.draining else "")
+        grpc = GrpcApp(
+            self._handlers(),
+            self._streams(),
+            lambda: "The server is shutting down" if self._health.draining else "",
+        )
         rest = RestApp(
             self._manager, self._health, self._metrics, config.metrics_path, flags.rest_api_timeout_in_ms / 1000
         )
@@ -146,6 +154,11 @@ class Server:
         )
         print(f"glyph-serve: ready: {', '.join([models, *addresses])}", flush=True)
 
+    def _queue_depths(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        for loaded in self._manager.loaded():
+            for signature, batcher in loaded.batchers.items():
+                yield (loaded.servable.name, str(loaded.servable.version), signature), batcher.queue_depth
+
     def _load(self, name: str, version: int, path: Path) -> Loaded:
         began = time.perf_counter()
         try:
@@ -161,7 +174,7 @@ class Server:
         batching = self._config.batching
         if batching is not None:
             configuration.check_allowed_sizes(batching)
-        observer = _BatchMetrics(self._metrics, batching)
+        observer = _BatchMetrics(self._metrics, batching, name, version)
         batchers = {
             key: Batcher(signature, batching, self._engine, observer) for key, signature in loaded.signatures.items()
         }
@@ -197,12 +210,30 @@ class Server:
         self._metrics.warmup_records.add(str(loaded.path), "OK", amount=count)
 
     def _handlers(self) -> dict[str, Handler]:
-        manager = self._manager
+        manager, metrics = self._manager, self._metrics
         as_content = self._config.flags.enable_serialization_as_tensor_content
 
         async def predict(payload: bytes, deadline: float) -> bytes:
             request = predict_pb2.PredictRequest.FromString(payload)
-            return await inference.predict(manager, request, as_content, deadline)
+            answer = inference.predict(manager, request, as_content, deadline)
+            return await metrics.record(request.model_spec.name, "Predict", "GRPC", answer)
+
+        async def classification(request: classification_pb2.ClassificationRequest, deadline: float) -> Any:
+            answer = classify.classify(manager, request, deadline)
+            response = await metrics.record(request.model_spec.name, "Classify", "GRPC", answer)
+            metrics.count_examples(request.model_spec.name, len(response.result.classifications))
+            return response
+
+        async def regression(request: regression_pb2.RegressionRequest, deadline: float) -> Any:
+            answer = classify.regress(manager, request, deadline)
+            response = await metrics.record(request.model_spec.name, "Regress", "GRPC", answer)
+            metrics.count_examples(request.model_spec.name, len(response.result.regressions))
+            return response
+
+        async def multi_inference(request: inference_pb2.MultiInferenceRequest, deadline: float) -> Any:
+            name = request.tasks[0].model_spec.name if request.tasks else ""
+            answer = classify.multi_inference(manager, request, deadline)
+            return await metrics.record(name, "MultiInference", "GRPC", answer)
 
         async def metadata(request: get_model_metadata_pb2.GetModelMetadataRequest, _deadline: float) -> Any:
             return inference.metadata(manager, request)
@@ -228,13 +259,9 @@ class Server:
 
         handlers: dict[str, Handler] = {
             f"{_PREDICTION}Predict": predict,
-            f"{_PREDICTION}Classify": unary(
-                classification_pb2.ClassificationRequest, partial(classify.classify, manager)
-            ),
-            f"{_PREDICTION}Regress": unary(regression_pb2.RegressionRequest, partial(classify.regress, manager)),
-            f"{_PREDICTION}MultiInference": unary(
-                inference_pb2.MultiInferenceRequest, partial(classify.multi_inference, manager)
-            ),
+            f"{_PREDICTION}Classify": unary(classification_pb2.ClassificationRequest, classification),
+            f"{_PREDICTION}Regress": unary(regression_pb2.RegressionRequest, regression),
+            f"{_PREDICTION}MultiInference": unary(inference_pb2.MultiInferenceRequest, multi_inference),
             f"{_PREDICTION}GetModelMetadata": unary(get_model_metadata_pb2.GetModelMetadataRequest, metadata),
             f"{_MODEL}HandleReloadConfigRequest": unary(model_management_pb2.ReloadConfigRequest, reload),
             f"{_MODEL}GetModelStatus": unary(get_model_status_pb2.GetModelStatusRequest, status),
@@ -243,19 +270,37 @@ class Server:
             handlers["/grpc.health.v1.Health/Check"] = self._health.check
         return handlers
 
+    def _streams(self) -> dict[str, StreamHandler]:
+        services = [PREDICTION_SERVICE, MODEL_SERVICE, *REFLECTION_SERVICES]
+        streams: dict[str, StreamHandler] = {}
+        if self._config.flags.enable_grpc_healthcheck_service:
+            services.append("grpc.health.v1.Health")
+            streams["/grpc.health.v1.Health/Watch"] = self._health.watch
+        reflection = Reflection(services)
+        for name in REFLECTION_SERVICES:
+            streams[f"/{name}/ServerReflectionInfo"] = reflection.info
+        return streams
+
 
 class _BatchMetrics:
     """Feeds what the batchers see into the metrics."""
 
-    def __init__(self, metrics: Metrics, batching: BatchingParameters | None) -> None:
+    def __init__(self, metrics: Metrics, batching: BatchingParameters | None, name: str, version: int) -> None:
         self._metrics = metrics
         self._batching = batching
+        self._labels = (name, str(version))
+        self._name = name
 
-    def queued(self, seconds: float) -> None:
+    def queued(self, examples: int, seconds: float) -> None:
+        self._metrics.queue_time.observe(seconds * 1e6, *self._labels)
         if self._batching is not None:
+            self._metrics.input_batch_size.observe(examples)
             self._metrics.queuing_latency.observe(seconds * 1e6, self._batching.thread_pool_name)
 
     def ran(self, examples: int, padding: int, seconds: float) -> None:
+        self._metrics.run_time.observe(seconds * 1e6, *self._labels)
+        self._metrics.run_size.observe(examples, *self._labels)
+        self._metrics.runtime_latency.observe(seconds * 1e6, self._name, "Predict", "TF1")
         self._metrics.graph_runs.add()
         self._metrics.graph_run_time.add(amount=int(seconds * 1e6))
         if self._batching is not None:
