@@ -1,5 +1,6 @@
 """NumPy arrays to TensorProto and back, every TensorFlow type that NumPy can hold."""
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -168,4 +169,4 @@ def _repeat_last(values: list[bytes], count: int, empty: bytes) -> list[bytes]:
 def _count(shape: tuple[int, ...]) -> int:
     if any(size < 0 for size in shape):
         raise ValueError(f"a tensor cannot have the shape {list(shape)}")
-    return int(np.prod(shape, dtype=np.int64))
+    return math.prod(shape)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import numpy as np
@@ -55,7 +56,7 @@ def call_ratios(target: str) -> tuple[float, float]:
         return {name: tf.make_ndarray(tensor) for name, tensor in outputs.items()}
 
     ready = stock_request().SerializeToString()
-    bare = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    bare: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
     with Client(target) as client, channel:
         against_bare = ratio(lambda: client.call({"image": image}), lambda: bare(ready, timeout=10))
         return against_bare, ratio(lambda: client.call({"image": image}), stock)
@@ -67,9 +68,9 @@ def many_ratio(target: str) -> float:
     images[:, [0, -1]] = images[:, :, [0, -1]] = 0
     batches = [images[start : start + 64, ..., np.newaxis] for start in range(0, IMAGES, 64)]
     channel = grpc.insecure_channel(target)
-    call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    call: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
 
-    def request(batch: np.ndarray) -> bytes:  # type: ignore[type-arg]
+    def request(batch: np.ndarray) -> bytes:
         message = predict_pb2.PredictRequest()
         message.model_spec.name = "digits"
         tensor = message.inputs["image"]
@@ -77,7 +78,7 @@ def many_ratio(target: str) -> float:
         for size in batch.shape:
             tensor.tensor_shape.dim.add().size = size
         tensor.tensor_content = batch.tobytes()
-        return message.SerializeToString()
+        return bytes(message.SerializeToString())
 
     def in_turn() -> None:
         for batch in batches:

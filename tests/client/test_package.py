@@ -48,7 +48,14 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment that holds the client, what it needs, and nothing else."""
     folder = tmp_path_factory.mktemp("fresh") / "venv"
     venv.create(folder, with_pip=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    pip: list[str | Path] = [
+        folder / "bin" / "python",
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+    ]
     subprocess.run([*pip, "--require-hashes", "-r", CLIENT / "requirements.lock"], check=True)
     subprocess.run([*pip, "--no-deps", "--no-build-isolation", CLIENT], check=True)
     return folder
