@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import descriptor_pool
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import proto_reflection_descriptor_database  # type: ignore[import-untyped]
 from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
@@ -149,7 +149,7 @@ def test_a_reload_that_names_a_missing_folder_is_refused_at_once_and_changes_not
     with pytest.raises(grpc.RpcError) as error:
         models.HandleReloadConfigRequest(request, timeout=TIMEOUT)
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
-    assert "/nonexistent" in error.value.details()
+    assert "/nonexistent" in (error.value.details() or "")
     test_model_status(models)
 
 
@@ -196,7 +196,7 @@ def test_health_watch_tells_the_status_at_once(channel: grpc.Channel) -> None:
 
 
 def test_reflection_describes_the_services(channel: grpc.Channel) -> None:
-    database = ProtoReflectionDescriptorDatabase(channel)
+    database = proto_reflection_descriptor_database.ProtoReflectionDescriptorDatabase(channel)
     assert "tensorflow.serving.PredictionService" in database.get_services()
     service = descriptor_pool.DescriptorPool(database).FindServiceByName("tensorflow.serving.PredictionService")
     assert "Predict" in [method.name for method in service.methods]
