@@ -4,6 +4,7 @@ Run with GEVENT_BACKEND=select, whose timers know microseconds. It prints its po
 """
 
 import argparse
+import re
 import time
 
 import gevent
@@ -48,7 +49,8 @@ class Punctual:
 
 
 def _length(head: bytes) -> int:
-    return int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
+    length = re.search(rb"Content-Length: (\d+)", head)
+    return int(length[1]) if length else 0
 
 
 if __name__ == "__main__":

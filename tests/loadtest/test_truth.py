@@ -18,13 +18,13 @@ import pytest
 _SERVER = [sys.executable, str(Path(__file__).parent / "punctual_server.py")]
 _LOAD = [sys.executable, "-m", "glyph_loadtest.cli", "run"]
 _LENGTH = ["--time", "10s", "--json", "--check-share", "0"]
-_DELAY, _STALL, _EVERY = 0.02, 0.5, 5.0
+_DELAY, _STALL, _EVERY = 0.1, 0.5, 5.0
 _STALLING = ["--delay", str(_DELAY), "--stall", str(_STALL), "--stall-every", str(_EVERY)]
 
 _CASES = {
     "stall, open loop": (_STALLING, ["--rate", "100", "--arrivals", "constant"]),
     "stall, closed loop": (_STALLING, ["--users", "2"]),
-    "limited rate": (["--rate", "150"], ["--users", "6"]),
+    "limited rate": (["--rate", "150"], ["--users", "15"]),
 }
 
 _MILLISECOND = 1.0
@@ -97,17 +97,17 @@ def test_an_open_loop_sees_every_percentile_of_a_stall(measured: Measured) -> No
 
 
 def test_a_closed_loop_hides_it(measured: Measured) -> None:
-    """Two users meet four stalls in ten seconds, and ask nothing while they wait: the stall vanishes from p99."""
+    """Two users meet a stall four times in ten seconds, and ask nothing while they wait: it vanishes from p95."""
 
     def pairs(result: dict[str, Any]) -> Pairs:
         latency = result["latency_ms"]
-        return [*((latency[name], 1000 * _DELAY) for name in ("p50", "p90")), (100 * float(latency["p99"] > 100), 0.0)]
+        return [(latency["p50"], 1000 * _DELAY), (100 * float(latency["p95"] > 150), 0.0)]
 
     measured.check("stall, closed loop", pairs)
 
 
 def test_a_servers_highest_rate_is_what_is_measured(measured: Measured) -> None:
     def pairs(result: dict[str, Any]) -> Pairs:
-        return [(result["requests_per_second"], 150), (result["latency_ms"]["mean"], 1000 * 6 / 150)]
+        return [(result["requests_per_second"], 150), (result["latency_ms"]["mean"], 1000 * 15 / 150)]
 
     measured.check("limited rate", pairs)
