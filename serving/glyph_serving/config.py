@@ -93,16 +93,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class TlsConfig:
-    """Keys and certificates as PEM text."""
-
-    server_key: str
-    server_cert: str
-    custom_ca: str
-    client_verify: bool
-
-
-@dataclass(frozen=True)
 class ServerConfig:
     """Everything that the flags and the files say.
 
@@ -111,14 +101,12 @@ class ServerConfig:
         models: The models by name.
         batching: The parameters of batching; None: every request runs by itself.
         metrics_path: The REST path of Prometheus metrics; None: not served.
-        tls: TLS for gRPC; None: plain text.
     """
 
     flags: Flags
     models: Mapping[str, ModelConfig]
     batching: BatchingParameters | None
     metrics_path: str | None
-    tls: TlsConfig | None
 
 
 def _read(path: str, message: Message) -> Any:
@@ -252,8 +240,12 @@ def load(flags: Flags) -> ServerConfig:
         prometheus = _read(flags.monitoring_config_file, _MESSAGES["MonitoringConfig"]()).prometheus_config
         if prometheus.enable:
             metrics_path = prometheus.path or "/monitoring/prometheus/metrics"
-    tls = None
     if flags.ssl_config_file:
-        ssl = _read(flags.ssl_config_file, _MESSAGES["SSLConfig"]())
-        tls = TlsConfig(ssl.server_key, ssl.server_cert, ssl.custom_ca, ssl.client_verify)
-    return ServerConfig(flags, models, batching, metrics_path, tls)
+        _read(flags.ssl_config_file, _MESSAGES["SSLConfig"]())
+        # To listen in plain text where TLS was asked for would be worse than not to start.
+        raise ServingError(
+            Code.UNIMPLEMENTED,
+            "this server speaks plain text only, and --ssl_config_file asks for TLS: "
+            "put a gateway that speaks TLS before it, or serve with the official image",
+        )
+    return ServerConfig(flags, models, batching, metrics_path)

@@ -38,17 +38,25 @@ class Flags:
     rest_api_port: int = _flag(0, "TCP port to listen on for REST. Disabled if zero. Must differ from --port.")
     rest_api_num_threads: int = _flag(4 * _CPUS, "Number of threads for REST.", inapplicable=_NO_POOL)
     rest_api_timeout_in_ms: int = _flag(30000, "Timeout for REST calls in milliseconds.")
-    rest_api_enable_cors_support: bool = _flag(False, "Add CORS headers to REST answers.")
+    rest_api_enable_cors_support: bool = _flag(
+        False, "Add CORS headers to REST answers.", inapplicable="let the gateway before this server add them"
+    )
     enable_batching: bool = _flag(False, "Run requests that wait for the model together.")
     allow_version_labels_for_unavailable_models: bool = _flag(
         False, "Allow unused labels to be given to versions that are not available yet."
     )
     batching_parameters_file: str = _flag("", "Text BatchingParameters protobuf to use instead of the defaults.")
     enable_per_model_batching_parameters: bool = _flag(
-        False, "Read batching_params.pbtxt from the SavedModel's folder where there is one."
+        False,
+        "Read batching_params.pbtxt from the SavedModel's folder where there is one.",
+        inapplicable="--batching_parameters_file holds for all models",
     )
     model_config_file: str = _flag("", "Text ModelServerConfig protobuf: what to serve, instead of a single model.")
-    model_config_file_poll_wait_seconds: int = _flag(0, "Seconds between reads of --model_config_file; 0: read once.")
+    model_config_file_poll_wait_seconds: int = _flag(
+        0,
+        "Seconds between reads of --model_config_file; 0: read once.",
+        inapplicable="SIGHUP and HandleReloadConfigRequest have the models read again",
+    )
     model_name: str = _flag("default", "Name of the model (ignored with --model_config_file).")
     model_base_path: str = _flag("", "Folder of the model's numbered versions (ignored with --model_config_file).")
     num_load_threads: int = _flag(0, "Threads that load models; 0: one.")
@@ -63,8 +71,12 @@ class Flags:
     tensorflow_session_config_file: str = _flag("", "Text ConfigProto protobuf for the sessions.")
     tensorflow_intra_op_parallelism: int = _flag(0, "Threads for one operation; 0: chosen automatically.")
     tensorflow_inter_op_parallelism: int = _flag(0, "Operations that run at once; 0: chosen automatically.")
-    use_alts_credentials: bool = _flag(False, "Google ALTS security.", inapplicable="use --ssl_config_file for TLS")
-    ssl_config_file: str = _flag("", "Text SSLConfig protobuf: TLS for gRPC.")
+    use_alts_credentials: bool = _flag(
+        False, "Google ALTS security.", inapplicable="put a gateway that speaks TLS before this server"
+    )
+    ssl_config_file: str = _flag(
+        "", "Text SSLConfig protobuf: TLS for gRPC. Refused here: put a gateway before this server."
+    )
     platform_config_file: str = _flag(
         "", "Text PlatformConfigMap protobuf.", inapplicable="the flags configure the one platform, tensorflow"
     )
@@ -84,7 +96,11 @@ class Flags:
     prefer_tflite_model: bool = _flag(False, "Load model.tflite.", inapplicable=_NO_TFLITE)
     num_tflite_pools: int = _flag(_CPUS, "Pools of interpreters.", inapplicable=_NO_TFLITE)
     num_tflite_interpreters_per_pool: int = _flag(1, "Interpreters in a pool.", inapplicable=_NO_TFLITE)
-    enable_signature_method_name_check: bool = _flag(False, "Check the method name of a signature before Predict.")
+    enable_signature_method_name_check: bool = _flag(
+        False,
+        "Check the method name of a signature before Predict.",
+        inapplicable="Predict takes every signature",
+    )
     xla_cpu_compilation_enabled: bool = _flag(
         False, "XLA on the CPU.", inapplicable="XLA-jitted models run as they are"
     )

@@ -1,0 +1,61 @@
+"""What glyph-serve refuses before it loads anything, in one line that says what to do."""
+
+import socket
+import subprocess
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+GLYPH_SERVE = Path(sysconfig.get_path("scripts")) / "glyph-serve"
+
+
+@pytest.fixture
+def refusal(free_ports: Callable[[int], list[int]]) -> Callable[..., str]:
+    """Starts glyph-serve with flags that it must refuse; what it says on stderr."""
+
+    def start(*flags: str) -> str:
+        grpc, rest = free_ports(2)
+        usual = ["--address=127.0.0.1", f"--port={grpc}", f"--rest_api_port={rest}", "--model_name=digits"]
+        done = subprocess.run(
+            [GLYPH_SERVE, *usual, "--file_system_poll_wait_seconds=0", *flags],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 255
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    return start
+
+
+@pytest.mark.parametrize("flag", ["port", "rest_api_port"])
+def test_a_taken_port_is_named(refusal: Callable[..., str], models_dir: Path, flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refusal(f"--{flag}={port}", f"--model_base_path={models_dir / 'digits'}")
+    assert f"error: port {port} on 127.0.0.1 is already taken. Free it, or choose another --{flag}" in said
+
+
+def test_a_missing_base_path_is_named(refusal: Callable[..., str], tmp_path: Path) -> None:
+    said = refusal(f"--model_base_path={tmp_path / 'nowhere'}")
+    assert f"the base path {tmp_path / 'nowhere'} of model digits does not exist: publish one as" in said
+
+
+def test_a_base_path_without_versions_is_named(refusal: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "not-a-number").mkdir()
+    said = refusal(f"--model_base_path={tmp_path}")
+    assert f"no versions of model digits under {tmp_path} (folders named by a number): publish one as" in said
+
+
+def test_tls_is_refused_rather_than_left_out(refusal: Callable[..., str], models_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "ssl.config").write_text('server_key: "k" server_cert: "c"')
+    said = refusal(f"--model_base_path={models_dir / 'digits'}", f"--ssl_config_file={tmp_path / 'ssl.config'}")
+    assert "this server speaks plain text only, and --ssl_config_file asks for TLS" in said
+
+
+def test_a_flag_without_effect_is_told(refusal: Callable[..., str], tmp_path: Path) -> None:
+    said = refusal(f"--model_base_path={tmp_path}", "--rest_api_enable_cors_support=true")
+    assert "warning: --rest_api_enable_cors_support has no effect" in said
