@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,12 +72,17 @@ class Outcome:
 
 
 @pytest.fixture(scope="session")
-def glyph_load() -> Any:
-    """Runs `glyph-load` with the given arguments."""
+def glyph_load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Outcome]]:
+    """Runs `glyph-load` with the given arguments, each time in a process of its own."""
+    out, err = (tmp_path_factory.mktemp("glyph-load") / name for name in ("out", "err"))
+    command = [sys.executable, str(_HERE / "prefork.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
-    def run(*arguments: str) -> Outcome:
-        command = [sys.executable, "-m", "glyph_loadtest.cli", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        def run(*arguments: str) -> Outcome:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps({"arguments": arguments, "out": str(out), "err": str(err)}) + "\n")
+            process.stdin.flush()
+            return Outcome(int(process.stdout.readline()), out.read_text(), err.read_text())
 
-    return run
+        yield run

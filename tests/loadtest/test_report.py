@@ -2,8 +2,7 @@
 
 import json
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +14,8 @@ from glyph_loadtest.metrics import ServerSide, between, parse
 from glyph_loadtest.plan import Plan
 from glyph_loadtest.result import Run, as_dict, machine
 from glyph_loadtest.target import Target
+
+from tests.loadtest.conftest import Outcome
 
 
 def example() -> Run:
@@ -61,11 +62,10 @@ def test_a_refused_run_shows_no_figures() -> None:
     assert "<svg" not in text
 
 
-def test_the_command_writes_beside_the_run(tmp_path: Path) -> None:
+def test_the_command_writes_beside_the_run(glyph_load: Callable[..., Outcome], tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(as_dict(example())))
-    command = [sys.executable, "-m", "glyph_loadtest.cli", "report", str(tmp_path / "run.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout.strip() == str(tmp_path / "run.html")
+    done = glyph_load("report", str(tmp_path / "run.json"))
+    assert (done.code, done.out.strip()) == (0, str(tmp_path / "run.html"))
     assert (tmp_path / "run.html").read_text() == page(example())
 
 
