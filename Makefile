@@ -21,16 +21,13 @@ serve: setup
 		--model_name=digits --model_base_path=$(CURDIR)/build/models/digits \
 		--enable_batching --batching_parameters_file=serving/config/batching.config
 
-# Three processes on two cores, because much of a test is waiting; what measures time has the machine to itself.
 test: setup
-	$(BIN)/python -m pytest -m "not alone" --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(ROOMS:%=-p glyph_%)
-	$(BIN)/mypy demo.py tests
+	$(BIN)/mypy $(ROOMS:%=-p glyph_%) demo.py tests
 
 format: setup
 	$(BIN)/ruff check --fix .
