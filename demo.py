@@ -95,7 +95,7 @@ def _free_port(variable: str, default: int) -> int:
             return int(text)
     except OSError as error:
         raise DemoError(
-            f"port {text} cannot be used ({error.strerror}). Stop what listens there, "
+            f"port {text} cannot be used ({os.strerror(error.errno or 0)}). Stop what listens there, "
             f"or choose another one: make demo {variable}={int(text) + 1000}"
         ) from error
 

@@ -85,8 +85,8 @@ def test_too_little_disk_space_is_told_before_anything_is_built(clone: Path, cle
 
 @pytest.mark.parametrize(
     ("number", "moment"),
-    [(signal.SIGINT, "epoch 1"), (signal.SIGTERM, "[2/4]")],
-    ids=["Ctrl-C while it trains", "SIGTERM while the server starts"],
+    [(signal.SIGTERM, "[1/4]"), (signal.SIGINT, "Training deck")],
+    ids=["SIGTERM while it begins", "Ctrl-C while it trains"],
 )
 def test_an_interruption_leaves_no_process_and_nothing_half_published(
     moment: str,
@@ -106,6 +106,4 @@ def test_an_interruption_leaves_no_process_and_nothing_half_published(
         assert "demo: interrupted" in demo.log
         assert "Traceback" not in demo.log
     assert processes_of(clone) == []
-    assert len(versions(build) - before) == (moment == "[2/4]")
-    for published in versions(build):
-        assert (build / "models/digits" / published / "saved_model.pb").stat().st_size > 0
+    assert versions(build) == before
