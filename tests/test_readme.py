@@ -56,7 +56,8 @@ def demo(reader: Reader) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def reader(clone: Path, free_ports: Callable[[int], list[int]], clean_environment: dict[str, str]) -> Reader:
     grpc, rest = free_ports(2)
-    return Reader(clone, clean_environment | {"GRPC_PORT": str(grpc), "REST_PORT": str(rest)}, (grpc, rest))
+    ports = {"GRPC_PORT": str(grpc), "REST_PORT": str(rest), "GLYPH_SERVER": f"localhost:{grpc}"}
+    return Reader(clone, clean_environment | ports, (grpc, rest))
 
 
 @pytest.fixture(scope="module")
