@@ -27,7 +27,8 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(ROOMS:%=-p glyph_%) demo.py tests
+	$(BIN)/mypy $(ROOMS:%=-p glyph_%)
+	$(BIN)/mypy demo.py tests
 
 format: setup
 	$(BIN)/ruff check --fix .
