@@ -28,6 +28,7 @@ SERVER_LOG = BUILD / "server.log"
 DISK_NEEDED = 500 * 2**20  # bytes: 42,000 small files take a block each
 READY_WITHIN = 120.0  # seconds
 STOPPED_WITHIN = 20.0  # seconds
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoError(Exception):
@@ -36,7 +37,7 @@ class DemoError(Exception):
 
 def main() -> int:
     """Run the demo; the exit status is 0, 1 after a failure, 130 after an interruption."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in INTERRUPTIONS:
         signal.signal(number, _interrupt)
     started = time.monotonic()
     try:
@@ -123,18 +124,39 @@ def _process(command: str, *arguments: str, stdout: int | None = None) -> Iterat
     """Start a command; whatever happens, it has ended when the block is left."""
     # Buffered output would show a step's progress only when the step is over.
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [str(BIN / command), *arguments], stdout=stdout, stderr=stdout and subprocess.STDOUT, text=True, env=environment
-    )
+    process = None
     try:
+        with _interruptions_held_back():
+            process = subprocess.Popen(
+                [str(BIN / command), *arguments],
+                stdout=stdout,
+                stderr=stdout and subprocess.STDOUT,
+                text=True,
+                env=environment,
+            )
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(STOPPED_WITHIN)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process:
+            process.terminate()
+            try:
+                process.wait(STOPPED_WITHIN)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextlib.contextmanager
+def _interruptions_held_back() -> Iterator[None]:
+    """One that came while a process is being started would leave it without anybody who knows it, to end it."""
+    held: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _frame: held.append(number)) for number in INTERRUPTIONS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if held:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -107,3 +108,29 @@ def test_an_interruption_leaves_no_process_and_nothing_half_published(
         assert "Traceback" not in demo.log
     assert processes_of(clone) == []
     assert versions(build) == before
+
+
+@pytest.mark.parametrize("moment", ["it is being started", "it waits for a version"])
+def test_an_interruption_while_the_server_starts_leaves_no_process(
+    moment: str,
+    clone: Path,
+    build: Path,
+    free_ports: Callable[[int], list[int]],
+    start: Callable[..., AbstractContextManager[Any]],
+    clean_environment: dict[str, str],
+) -> None:
+    """The demo with a training that publishes nothing: its server finds no version and waits for one."""
+    grpc, rest = free_ports(2)
+    environment = clean_environment | {"GRPC_PORT": str(grpc), "REST_PORT": str(rest), "PYTHONUNBUFFERED": "1"}
+    script = "import demo, sys; demo._run = lambda *command: None; sys.exit(demo.main())"
+    log = build / "server.log"
+    log.unlink(missing_ok=True)
+    with start([clone / ".venv/bin/python", "-c", script], cwd=clone, env=environment) as running:
+        running.wait_for("$ glyph-serve")
+        while moment == "it waits for a version" and not (log.exists() and log.stat().st_size):
+            assert running.process.poll() is None, running.log
+            time.sleep(0.1)
+        assert running.end(signal.SIGINT) == 130
+        assert "demo: interrupted" in running.log
+        assert "Traceback" not in running.log
+    assert processes_of(clone) == []
