@@ -2,6 +2,7 @@
 # make serve  the demo's server alone, on ports 8500 (gRPC) and 8501 (REST), until Ctrl-C
 # make test   the whole test suite
 # make lint   formatting, rules and types
+# make bench  what is said of speed, measured anew: ratios, each taken in one run
 # make stack  the containers, in a real Docker Engine
 # make lock   resolve the dependencies anew
 
@@ -10,7 +11,7 @@ VENV := .venv
 ROOMS := trainer serving client loadtest
 BIN := $(VENV)/bin
 
-.PHONY: demo serve test lint format stack lock setup clean
+.PHONY: demo serve test bench lint format stack lock setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -21,8 +22,13 @@ serve: setup
 		--model_name=digits --model_base_path=$(CURDIR)/build/models/digits \
 		--enable_batching --batching_parameters_file=serving/config/batching.config
 
+# Two processes, because much of a test is waiting; what measures time has the machine to itself afterwards.
 test: setup
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not alone" --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
+
+bench: setup
+	@for bench in tests/benchmarks/*_bench.py; do $(BIN)/python $$bench || exit; done
 
 lint: setup
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import queue
 import shutil
@@ -24,6 +25,10 @@ READY_WITHIN = 90.0  # seconds; TensorFlow alone takes several to import on a bu
 ENDED_WITHIN = 30.0
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Processes that share the cores have one thread each: TensorFlow's spin while they wait for one another.
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 
 class Started:
@@ -118,6 +123,12 @@ def running_server(*flags: str) -> Iterator[Server]:
         yield Server(running, f"127.0.0.1:{grpc}", f"http://127.0.0.1:{rest}")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that several processes end at about the same time."""
+    longest = [f"test_{name}.py" for name in ("readme", "demo", "startup", "resume", "release", "gates")]
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+
+
 @pytest.fixture(scope="session")
 def free_ports() -> Callable[[int], list[int]]:
     """`free_ports(2)`: ports on loopback that nobody listens on now, all different."""
@@ -136,20 +147,35 @@ def serve() -> Callable[..., contextlib.AbstractContextManager[Server]]:
     return running_server
 
 
+@contextlib.contextmanager
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
+    """A folder that all processes of this run share, and whether it is this one that has to make it."""
+    run = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        run = run.parent
+    with (run / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = run / f"{name}.made"
+        yield run / name, not made.exists()
+        made.touch()
+
+
 @pytest.fixture(scope="session")
 def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of 42,000 JPEG digits."""
-    folder = tmp_path_factory.mktemp("data") / "dataset"
-    subprocess.run([BIN / "glyph-train", "dataset", "--data-dir", folder], check=True, timeout=120)
+    with made_once(tmp_path_factory, "dataset") as (folder, missing):
+        if missing:
+            subprocess.run([BIN / "glyph-train", "dataset", "--data-dir", folder], check=True, timeout=120)
     return folder
 
 
 @pytest.fixture(scope="session")
 def models_dir(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder that holds version 1 of `digits`: the deck's network after one epoch on all 30,000 images."""
-    folder = tmp_path_factory.mktemp("published") / "models"
     command = [str(BIN / "glyph-train"), "run", "--recipe=deck", "--epochs=1", "--seed=1"]
-    subprocess.run([*command, f"--data-dir={dataset_dir}", f"--models-dir={folder}"], check=True, timeout=240)
+    with made_once(tmp_path_factory, "models") as (folder, missing):
+        if missing:
+            subprocess.run([*command, f"--data-dir={dataset_dir}", f"--models-dir={folder}"], check=True, timeout=240)
     return folder
 
 

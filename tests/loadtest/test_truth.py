@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 _SERVER = [sys.executable, str(Path(__file__).parent / "punctual_server.py")]
 _LOAD = [sys.executable, "-m", "glyph_loadtest.cli", "run"]
 _LENGTH = ["--time", "10s", "--json", "--check-share", "0"]
