@@ -160,7 +160,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         timeout: float | None = None,
     ) -> dict[str, Array]:
         """Asks any model anything."""
-        spec = replace(self._flows.choose(model, version, label), signature=signature)
+        spec = self._flows.choose(model, version, label, signature)
         return (await self._run(self._flows.call(inputs, spec, output_filter, self._deadline(timeout)))).outputs
 
     async def classify(
@@ -175,7 +175,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         timeout: float | None = None,
     ) -> list[list[Class]]:
         """Asks a signature whose method is classify about examples, each a mapping of features."""
-        spec = replace(self._flows.choose(model, version, label), signature=signature)
+        spec = self._flows.choose(model, version, label, signature)
         request = ClassifyRequest(spec, examples, context)
         response = await self._run(self._flows.exchange(request, self._deadline(timeout)))
         return cast("ClassifyResponse", response).results
@@ -192,7 +192,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         timeout: float | None = None,
     ) -> Array:
         """Asks a signature whose method is regress about examples, each a mapping of features."""
-        spec = replace(self._flows.choose(model, version, label), signature=signature)
+        spec = self._flows.choose(model, version, label, signature)
         request = RegressRequest(spec, examples, context)
         response = await self._run(self._flows.exchange(request, self._deadline(timeout)))
         return cast("RegressResponse", response).values

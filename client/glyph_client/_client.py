@@ -270,7 +270,7 @@ class Client(BaseClient[Transport]):
             InputError: the inputs do not fit the signature.
             CallError: the call failed.
         """
-        spec = replace(self._flows.choose(model, version, label), signature=signature)
+        spec = self._flows.choose(model, version, label, signature)
         return self._run(self._flows.call(inputs, spec, output_filter, self._deadline(timeout))).outputs
 
     def classify(
@@ -293,7 +293,7 @@ class Client(BaseClient[Transport]):
             InputError: a feature is neither bytes, text nor numbers.
             CallError: the call failed.
         """
-        spec = replace(self._flows.choose(model, version, label), signature=signature)
+        spec = self._flows.choose(model, version, label, signature)
         request = ClassifyRequest(spec, examples, context)
         return cast("ClassifyResponse", self._run(self._flows.exchange(request, self._deadline(timeout)))).results
 
@@ -317,7 +317,7 @@ class Client(BaseClient[Transport]):
             InputError: a feature is neither bytes, text nor numbers.
             CallError: the call failed.
         """
-        spec = replace(self._flows.choose(model, version, label), signature=signature)
+        spec = self._flows.choose(model, version, label, signature)
         request = RegressRequest(spec, examples, context)
         return cast("RegressResponse", self._run(self._flows.exchange(request, self._deadline(timeout)))).values
 
@@ -391,13 +391,15 @@ class Client(BaseClient[Transport]):
             return cast("T", stop.value)
 
     def _perform(self, step: Attempt[Transport] | Pause | Work) -> Any:
-        if isinstance(step, Pause):
-            return time.sleep(step.seconds)
+        if isinstance(step, Attempt):
+            return self._send_hedged(step, self._hedges) if self._hedges else self._send(step)
         if isinstance(step, Work):
             return step.function()
-        return self._send_hedged(step, self._hedges) if self._hedges else self._send(step)
+        return time.sleep(step.seconds)
 
     def _send(self, attempt: Attempt[Transport]) -> Response:
+        if not self._interceptors:
+            return attempt.transport.send(attempt.request, timeout=attempt.timeout, headers=attempt.headers)
         with self._around(attempt):
             attempt.response = attempt.transport.send(attempt.request, timeout=attempt.timeout, headers=attempt.headers)
         return attempt.response

@@ -1,6 +1,7 @@
 """NumPy arrays to TensorProto and back, every TensorFlow type that NumPy can hold."""
 
 import math
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -37,6 +38,9 @@ _BY_NUMBER: Final[dict[int, tuple[str, np.dtype[Any], str]]] = {
     number: (name, np.dtype(dtype), field) for name, number, dtype, field in _TYPES
 }
 _BY_NAME: Final = {name: number for name, number, *_ in _TYPES}
+# What NumPy has itself and the wire takes as it lies in memory: to look a type up is quicker than to spell its name.
+_PLAIN: Final = {np.dtype(dtype): (name, number) for name, number, dtype, _ in _TYPES if np.dtype(dtype).name == name}
+_OBJECT: Final = np.dtype(object)
 _RAW_BITS: Final = {pb.DT_HALF, pb.DT_BFLOAT16}
 
 
@@ -49,7 +53,15 @@ def dtype_name(number: int) -> str:
 
 def array_dtype_name(array: Array) -> str:
     """TensorFlow's name of the data type that an array is sent as."""
+    if array.dtype in _PLAIN:
+        return _PLAIN[array.dtype][0]
     return "string" if array.dtype.kind in "OSU" else array.dtype.name
+
+
+def plain_number(array: Array) -> pb.DataType | None:
+    """The number of the array's data type if the wire takes its bytes as they lie in memory, else None."""
+    plain = _PLAIN.get(array.dtype)
+    return plain[1] if plain else None
 
 
 def as_array(value: Any, dtype: str | None = None) -> Array:
@@ -63,7 +75,9 @@ def as_array(value: Any, dtype: str | None = None) -> Array:
     Raises:
         InputError: nothing that makes an array.
     """
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, np.generic):
         return np.asarray(value)
     try:
         array = np.asarray(value)
@@ -124,28 +138,34 @@ def decode(tensor: pb.TensorProto) -> Array:
     As in TensorFlow, a typed field with too few values repeats its last one, and an empty one means zeros.
 
     Returns:
-        The array; strings as objects of type bytes, bfloat16 widened to float32.
+        The array, read-only; strings as objects of type bytes, bfloat16 widened to float32.
 
     Raises:
         ValueError: the tensor contradicts itself, or NumPy has no such type.
     """
-    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
-    if tensor.dtype == pb.DT_STRING:
-        strings = np.empty(_count(shape), object)
-        strings[:] = _repeat_last(list(tensor.string_val), strings.size, b"")
-        return strings.reshape(shape)
-    if tensor.dtype not in _BY_NUMBER:
-        raise ValueError(f"NumPy has no array for a tensor of {dtype_name(tensor.dtype)}")
-    _, dtype, field = _BY_NUMBER[tensor.dtype]
-    if tensor.tensor_content:
-        flat = np.frombuffer(tensor.tensor_content, dtype)
-    else:
-        flat = _typed(getattr(tensor, field), dtype, _count(shape), raw_bits=tensor.dtype in _RAW_BITS)
-    if flat.size != _count(shape):
-        raise ValueError(f"a tensor of shape {list(shape)} cannot hold {flat.size} values")
-    if tensor.dtype == pb.DT_BFLOAT16:
-        flat = (flat.astype(np.uint32) << 16).view(np.float32)
-    return flat.reshape(shape)
+    number, shape = tensor.dtype, _shape(tensor.tensor_shape.SerializeToString())
+    count = math.prod(shape)
+    if number == pb.DT_STRING:
+        strings = np.array(_repeat_last(list(tensor.string_val), count), _OBJECT)
+        return strings if len(shape) == 1 else strings.reshape(shape)
+    if number not in _BY_NUMBER:
+        raise ValueError(f"NumPy has no array for a tensor of {dtype_name(number)}")
+    name, dtype, field = _BY_NUMBER[number]
+    content = tensor.tensor_content
+    if not content:
+        content = _typed(getattr(tensor, field), dtype, count, raw_bits=number in _RAW_BITS).tobytes()
+    if len(content) != count * dtype.itemsize:
+        raise ValueError(f"a tensor {name} {list(shape)} cannot hold {len(content) / dtype.itemsize:g} values")
+    array: Array = np.ndarray(shape, dtype, content)
+    return array if number != pb.DT_BFLOAT16 else (array.astype(np.uint32) << 16).view(np.float32)
+
+
+@lru_cache(maxsize=256)
+def _shape(message: bytes) -> tuple[int, ...]:
+    shape = tuple(dim.size for dim in pb.TensorShapeProto.FromString(message).dim)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"a tensor cannot have the shape {list(shape)}")
+    return shape
 
 
 def _typed(values: Any, dtype: np.dtype[Any], count: int, *, raw_bits: bool) -> Array:
@@ -160,13 +180,9 @@ def _typed(values: Any, dtype: np.dtype[Any], count: int, *, raw_bits: bool) -> 
     return flat if flat.size else np.zeros(count, dtype)
 
 
-def _repeat_last(values: list[bytes], count: int, empty: bytes) -> list[bytes]:
+def _repeat_last(values: list[bytes], count: int) -> list[bytes]:
+    if len(values) == count:
+        return values
     if len(values) > count:
         raise ValueError(f"a tensor of {count} strings cannot hold {len(values)}")
-    return values + [values[-1] if values else empty] * (count - len(values))
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    if any(size < 0 for size in shape):
-        raise ValueError(f"a tensor cannot have the shape {list(shape)}")
-    return math.prod(shape)
+    return values + [values[-1] if values else b""] * (count - len(values))

@@ -85,17 +85,19 @@ class Flows(Generic[TransportT]):
         self.replicas: Replicas[TransportT] = Replicas(transports)
         self._retry = retry
         self._budget = Budget(retry.budget)
-        self._metadata: dict[ModelSpec, MetadataResponse] = {}
+        self._metadata: dict[tuple[str, int | None, str | None], MetadataResponse] = {}
 
-    def choose(self, model: str | None, version: int | None, label: str | None) -> ModelSpec:
+    def choose(
+        self, model: str | None, version: int | None, label: str | None, signature: str | None = None
+    ) -> ModelSpec:
         """The client's own model where nothing else is asked for."""
         if version is not None and label is not None:
             raise InputError(
                 f"a model is asked by version or by label, not by both. Received: {version} and {label!r}."
             )
         if model is None and version is None and label is None:
-            return self.spec
-        return ModelSpec(self.spec.name if model is None else model, version, label)
+            return self.spec if signature is None else replace(self.spec, signature=signature)
+        return ModelSpec(self.spec.name if model is None else model, version, label, signature)
 
     def exchange(self, request: Request, deadline: Deadline) -> Flow[Response]:
         """Sends a request until it is answered or its time, its attempts or the budget are spent."""
@@ -127,19 +129,20 @@ class Flows(Generic[TransportT]):
                 self.replicas.answered(replica)
                 return cast("Response", response)
 
-    def metadata(self, spec: ModelSpec, deadline: Deadline, *, fresh: bool = True) -> Flow[MetadataResponse]:
-        """The model's signatures; remembered ones do unless they must be fresh."""
-        key = replace(spec, signature=None)
-        if fresh or key not in self._metadata:
-            response = yield from self.exchange(MetadataRequest(key), deadline)
-            self._metadata[key] = cast("MetadataResponse", response)
-        return self._metadata[key]
+    def metadata(self, spec: ModelSpec, deadline: Deadline) -> Flow[MetadataResponse]:
+        """The model's signatures as they are now, which are then remembered."""
+        key = (spec.name, spec.version, spec.label)
+        metadata = cast("MetadataResponse", (yield from self.exchange(MetadataRequest(ModelSpec(*key)), deadline)))
+        self._metadata[key] = metadata
+        return metadata
 
     def call(
         self, inputs: Mapping[str, Any], spec: ModelSpec, output_filter: Sequence[str], deadline: Deadline
     ) -> Flow[PredictResponse]:
         """Checks the inputs against the signature and asks."""
-        metadata = yield from self.metadata(spec, deadline, fresh=False)
+        metadata = self._metadata.get((spec.name, spec.version, spec.label))
+        if metadata is None:
+            metadata = yield from self.metadata(spec, deadline)
         try:
             signature = choose(metadata, spec.signature)
             arrays = fit(inputs, output_filter, signature)

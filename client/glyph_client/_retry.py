@@ -61,8 +61,9 @@ class Budget:
 
     def refill(self) -> None:
         """A call has succeeded."""
-        with self._lock:
-            self._left = min(self._left + 0.1, self._most)
+        if self._left < self._most:
+            with self._lock:
+                self._left = min(self._left + 0.1, self._most)
 
 
 class Deadline:
@@ -85,6 +86,8 @@ class Replicas(Generic[T]):
 
     def pick(self, tried: Sequence[T] = ()) -> T:
         """The first that is not down and not just tried, else the one that has been down the longest."""
+        if not tried and not self._down_until[0]:
+            return self.all[0]
         now = time.monotonic()
         order = sorted(range(len(self.all)), key=lambda i: (self.all[i] in tried, self._down_until[i] > now, i))
         best = order[0]

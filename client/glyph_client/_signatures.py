@@ -1,6 +1,7 @@
 """Inputs against a model's signature, before anything is sent."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from glyph_client import _codec
@@ -29,20 +30,16 @@ def fit(inputs: Mapping[str, Any], output_filter: Sequence[str], signature: Sign
     Raises:
         InputError: a name, a type or a shape does not fit.
     """
-    _same_names(inputs, signature)
-    unknown = [name for name in output_filter if name not in signature.outputs]
-    if unknown:
-        known = ", ".join(signature.outputs)
-        raise InputError(f"signature {signature.name} has no such output. Received: {unknown} (it has: {known}).")
-    return {name: _fit(name, inputs[name], spec, signature.name) for name, spec in signature.inputs.items()}
-
-
-def _same_names(inputs: Mapping[str, Any], signature: Signature) -> None:
     if inputs.keys() != signature.inputs.keys():
         takes = "; ".join(f"{name}: {spec}" for name, spec in signature.inputs.items())
         raise InputError(
             f"signature {signature.name} takes other inputs. Received: {sorted(inputs)} (it takes {takes})."
         )
+    if output_filter and not signature.outputs.keys() >= set(output_filter):
+        unknown = [name for name in output_filter if name not in signature.outputs]
+        known = ", ".join(signature.outputs)
+        raise InputError(f"signature {signature.name} has no such output. Received: {unknown} (it has: {known}).")
+    return {name: _fit(name, inputs[name], spec, signature.name) for name, spec in signature.inputs.items()}
 
 
 def _fit(name: str, value: Any, spec: TensorSpec, signature: str) -> Array:
@@ -61,6 +58,7 @@ def _fit(name: str, value: Any, spec: TensorSpec, signature: str) -> Array:
     return array
 
 
+@lru_cache(maxsize=256)
 def _matches(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     return len(shape) == len(wanted) and all(
         size is None or size == got for size, got in zip(wanted, shape, strict=True)

@@ -1,6 +1,7 @@
 """Requests to gRPC's bytes and back: no input, no output, the same for both clients."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -9,6 +10,7 @@ from google.protobuf.message import DecodeError
 from glyph_client import _codec
 from glyph_client._errors import CODES, InputError, call_error
 from glyph_client._types import (
+    Array,
     Class,
     ClassifyRequest,
     ClassifyResponse,
@@ -55,11 +57,10 @@ def encode(request: Request) -> bytes:
     """
     match request:
         case PredictRequest():
-            inputs = {name: _codec.encode(array) for name, array in request.inputs.items()}
-            predict = pb.PredictRequest(
-                model_spec=_spec(request.spec), inputs=inputs, output_filter=request.output_filter
-            )
-            return predict.SerializeToString()
+            parts = [_head(request.spec, tuple(request.output_filter))]
+            for name, array in request.inputs.items():
+                parts += _predict_input(name, array)
+            return b"".join(parts)
         case ClassifyRequest():
             return pb.ClassificationRequest(model_spec=_spec(request.spec), input=_input(request)).SerializeToString()
         case RegressRequest():
@@ -92,17 +93,17 @@ def _decode(request: Request, message: bytes) -> Response:
         case PredictRequest():
             predict = pb.PredictResponse.FromString(message)
             outputs = {name: _codec.decode(tensor) for name, tensor in predict.outputs.items()}
-            return PredictResponse(outputs, _spec_back(predict.model_spec))
+            return PredictResponse(outputs, _spec_back(predict.model_spec.SerializeToString()))
         case ClassifyRequest():
             classify = pb.ClassificationResponse.FromString(message)
             results = [
                 [Class(one.label, one.score) for one in each.classes] for each in classify.result.classifications
             ]
-            return ClassifyResponse(results, _spec_back(classify.model_spec))
+            return ClassifyResponse(results, _spec_back(classify.model_spec.SerializeToString()))
         case RegressRequest():
             regress = pb.RegressionResponse.FromString(message)
             values = np.array([each.value for each in regress.result.regressions], np.float32)
-            return RegressResponse(values, _spec_back(regress.model_spec))
+            return RegressResponse(values, _spec_back(regress.model_spec.SerializeToString()))
         case StatusRequest():
             return StatusResponse(
                 [_version(each) for each in pb.GetModelStatusResponse.FromString(message).model_version_status]
@@ -114,12 +115,34 @@ def _decode(request: Request, message: bytes) -> Response:
             named = {
                 name: _signature(name, each) for name, each in sorted(signatures.items()) if not name.startswith("__")
             }
-            return MetadataResponse(named, _spec_back(metadata.model_spec))
+            return MetadataResponse(named, _spec_back(metadata.model_spec.SerializeToString()))
         case ReloadRequest():
             status = pb.ReloadConfigResponse.FromString(message).status
             if status.error_code:
                 raise call_error("FAILED_PRECONDITION", status.error_message)
             return ReloadResponse()
+
+
+@lru_cache(maxsize=256)
+def _head(spec: ModelSpec, output_filter: tuple[str, ...]) -> bytes:
+    """A PredictRequest without its inputs. Messages may be written one after the other: they are read as one."""
+    return pb.PredictRequest(model_spec=_spec(spec), output_filter=output_filter).SerializeToString()
+
+
+def _predict_input(name: str, array: Array) -> tuple[bytes, ...]:
+    """A PredictRequest with this input alone, in parts."""
+    number = _codec.plain_number(array)
+    if number is None or not array.size:
+        return (pb.PredictRequest(inputs={name: _codec.encode(array)}).SerializeToString(),)
+    return _before_content(name, number, array.shape, array.nbytes), array.tobytes()
+
+
+@lru_cache(maxsize=256)
+def _before_content(name: str, number: pb.DataType, shape: tuple[int, ...], size: int) -> bytes:
+    """What stands before a tensor's content, which is the last field: the same for each array of this shape."""
+    dims = [pb.TensorShapeProto.Dim(size=length) for length in shape]
+    tensor = pb.TensorProto(dtype=number, tensor_shape=pb.TensorShapeProto(dim=dims), tensor_content=bytes(size))
+    return pb.PredictRequest(inputs={name: tensor}).SerializeToString()[:-size]
 
 
 def _spec(spec: ModelSpec) -> pb.ModelSpec:
@@ -131,7 +154,9 @@ def _spec(spec: ModelSpec) -> pb.ModelSpec:
     return message
 
 
-def _spec_back(message: pb.ModelSpec) -> ModelSpec:
+@lru_cache(maxsize=256)
+def _spec_back(serialised: bytes) -> ModelSpec:
+    message = pb.ModelSpec.FromString(serialised)
     version = message.version.value if message.HasField("version") else None
     return ModelSpec(message.name, version, message.version_label or None, message.signature_name or None)
 

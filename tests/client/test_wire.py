@@ -195,8 +195,8 @@ DIM = pb.TensorShapeProto.Dim
     ("tensor", "message"),
     [
         (pb.TensorProto(dtype=pb.DT_VARIANT), "NumPy has no array for a tensor of type 21"),
-        (pb.TensorProto(dtype=pb.DT_FLOAT, tensor_content=b"12345678"), r"shape \[\] cannot hold 2 values"),
-        (pb.TensorProto(dtype=pb.DT_FLOAT, tensor_content=b"123"), "buffer size"),
+        (pb.TensorProto(dtype=pb.DT_FLOAT, tensor_content=b"12345678"), r"float32 \[\] cannot hold 2 values"),
+        (pb.TensorProto(dtype=pb.DT_FLOAT, tensor_content=b"123"), "cannot hold 0.75 values"),
         (
             pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=pb.TensorShapeProto(dim=[DIM(size=-2)])),
             r"cannot have the shape \[-2\]",

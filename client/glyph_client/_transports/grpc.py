@@ -35,7 +35,7 @@ class GrpcTransport:
             self._channel = grpc.secure_channel(address, _credentials(options.tls), options=_CHANNEL_OPTIONS)
         else:
             self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        self._headers = dict(options.headers)
+        self._metadata = _metadata(options.headers)
         self._compression = grpc.Compression.Gzip if options.compression else None
         self._calls: dict[type[Request], Any] = {
             kind: self._channel.unary_unary(method) for kind, method in _wire.METHODS.items()
@@ -45,10 +45,9 @@ class GrpcTransport:
         """Sends a request and returns its response (see `Transport.send`)."""
         call = self._calls[type(request)]
         message = _wire.encode(request)
+        metadata = self._metadata + _metadata(headers) if headers else self._metadata
         try:
-            answer = call(
-                message, timeout=timeout, metadata=_metadata(self._headers, headers), compression=self._compression
-            )
+            answer = call(message, timeout=timeout, metadata=metadata, compression=self._compression)
         except grpc.RpcError as error:
             raise _error(error) from error
         except ValueError as error:
@@ -69,7 +68,7 @@ class AsyncGrpcTransport:
             self._channel = grpc.aio.secure_channel(address, _credentials(options.tls), options=_CHANNEL_OPTIONS)
         else:
             self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        self._headers = dict(options.headers)
+        self._metadata = _metadata(options.headers)
         self._compression = grpc.Compression.Gzip if options.compression else None
         self._calls: dict[type[Request], Any] = {
             kind: self._channel.unary_unary(method) for kind, method in _wire.METHODS.items()
@@ -79,10 +78,9 @@ class AsyncGrpcTransport:
         """Sends a request and returns its response (see `Transport.send`)."""
         call = self._calls[type(request)]
         message = _wire.encode(request)
+        metadata = self._metadata + _metadata(headers) if headers else self._metadata
         try:
-            answer = await call(
-                message, timeout=timeout, metadata=_metadata(self._headers, headers), compression=self._compression
-            )
+            answer = await call(message, timeout=timeout, metadata=metadata, compression=self._compression)
         except grpc.RpcError as error:
             raise _error(error) from error
         except grpc.aio.UsageError as error:
@@ -94,8 +92,8 @@ class AsyncGrpcTransport:
         await self._channel.close()
 
 
-def _metadata(*headers: Mapping[str, str]) -> tuple[tuple[str, str], ...] | None:
-    return tuple((name.lower(), value) for each in headers for name, value in each.items()) or None
+def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple([(name.lower(), value) for name, value in headers.items()])
 
 
 def _error(error: Any) -> CallError:
