@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glyph_trainer.errors import ModelError, PublishError, TrainerError
 
@@ -52,7 +52,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
         subject = load_subject(options.model)
-        sets = images_to_ask(_load_images(options, subject.seed), subject)
+        sets = images_to_ask(_load_images(options, subject.seed, share=subject.training_share), subject)
         evaluations = {name: ask(subject.predictor, images) for name, images in sets.items()}
         if options.html:
             write_atomically(options.html, draw_report(subject.name, evaluations, sets).encode())
@@ -189,15 +189,15 @@ def _train(options: argparse.Namespace) -> "TrainedModel":
         raise TrainerError(f"the recipe {recipe.name!r} trains no classifier of pictures. Use 'glyph-train run'")
     chosen = {"epochs": options.epochs, "batch_size": options.batch_size, "patience": options.patience}
     settings = dataclasses.replace(recipe.settings, **{key: value for key, value in chosen.items() if value})
-    images = _load_images(options, options.seed, settings.batch_size)
+    images = _load_images(options, options.seed, least=settings.batch_size, share=settings.training_share)
     trained = train(recipe, settings, images, options.seed, options.run_dir, options.resume)
     print(describe(trained.record.metrics))
     return trained
 
 
-def _load_images(options: argparse.Namespace, seed: int, least: int = 1) -> "Images":
+def _load_images(options: argparse.Namespace, seed: int, **demands: Any) -> "Images":
     from glyph_trainer.pipeline import load_images
 
     if not options.data_dir:
         raise TrainerError("name the folder of images with --data-dir")
-    return load_images(options.data_dir, options.mnist_dir, options.images, seed, options.skip_bad, least)
+    return load_images(options.data_dir, options.mnist_dir, options.images, seed, options.skip_bad, **demands)

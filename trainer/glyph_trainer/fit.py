@@ -19,6 +19,9 @@ from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.evaluate import evaluate
 from glyph_trainer.progress import task
 
+DECK_SHARE = 30_000 / 42_000
+"""How much of its images the deck trains with."""
+
 _STEPS_A_CALL = 50
 _STEPS_AN_AVERAGE = 8
 
@@ -30,6 +33,7 @@ class FitSettings:
     Attributes:
         epochs: how many times to go through the images.
         batch_size: images a step. What is left over at the end of an epoch (other images each time) is not used.
+        training_share: how much of the images is for training; the rest is held out, to test or to choose with.
         label_smoothing: how much of each label's probability is spread over all classes, 0 to 1.
         patience: stop when this many epochs in a row have not lowered the loss on a tenth of the training images, set
             aside for that, and take the weights of the best one; None trains to the end.
@@ -41,6 +45,7 @@ class FitSettings:
 
     epochs: int
     batch_size: int
+    training_share: float = DECK_SHARE
     label_smoothing: float = 0.0
     patience: int | None = None
     augmentation: tuple[float, float] | None = None
@@ -118,7 +123,7 @@ class Loop:
         self._count = len(train)
         self.steps_per_epoch = settings.steps_per_epoch(self._count)
         optimizer.build(model.trainable_variables)
-        averaged = model.trainable_variables if settings.averaging else []
+        averaged = model.weights if settings.averaging else []
         self._averages = [tf.Variable(variable.value, trainable=False) for variable in averaged]
         self.variables = [*model.variables, *optimizer.variables, *self._averages]
         self._run = _compile_steps(model, logits, optimizer, train, settings, self._averages, seed)
@@ -149,7 +154,7 @@ class Loop:
 
     def finish(self) -> None:
         """Give the network its final weights, where they are an average."""
-        for variable, average in zip(self.model.trainable_variables, self._averages, strict=False):
+        for variable, average in zip(self.model.weights, self._averages, strict=False):
             variable.assign(average)
 
     def _batches(self, epoch: int) -> Iterator[NDArray[np.int32]]:
@@ -200,7 +205,7 @@ def _compile_steps(
         # Early on the average follows quickly: it would else remember the random weights.
         kept = tf.minimum(settings.averaging, tf.cast(step, tf.float32) / (tf.cast(step, tf.float32) + 80))
         kept = tf.where(step % _STEPS_AN_AVERAGE == 0, kept, 1.0)
-        for variable, running in zip(model.trainable_variables, averages, strict=True):
+        for variable, running in zip(model.weights, averages, strict=True):
             running.assign(kept * running + (1 - kept) * variable.value)
 
     @tf.function(input_signature=[tf.TensorSpec([None, settings.batch_size], tf.int32)])  # type: ignore[untyped-decorator]

@@ -1,5 +1,7 @@
 """How weights move: Muon, and a learning rate that rises and falls."""
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 from keras import ops
@@ -11,12 +13,13 @@ class Muon(keras.optimizers.Optimizer):  # type: ignore[misc]  # keras has no ty
     """Momentum, orthogonalised by Newton-Schulz iterations (K. Jordan et al., 2024), for matrices and convolutions.
 
     Keras has a Muon that leaves convolutions to Adam; here the kernel of a convolution is a matrix from its window to
-    its output channels. Biases and the last layer are left to Adam.
+    its output channels. Vectors are left to Adam, and the kernels of layers that are named.
 
     Args:
         learning_rate: of the orthogonalised steps; a number or a schedule.
         adam_ratio: the learning rate of Adam, as a multiple.
-        last_layer: the name of the layer whose kernel is left to Adam.
+        left_to_adam: the names of the layers whose kernels are.
+        weight_decay: how much of each weight is taken away in a step, as a multiple of the learning rate.
         momentum: of the orthogonalised steps (Nesterov's).
         iterations_of_newton_schulz: how many; four come near enough to orthogonal.
         beta_2: Adam's.
@@ -26,14 +29,15 @@ class Muon(keras.optimizers.Optimizer):  # type: ignore[misc]  # keras has no ty
         self,
         learning_rate: "float | keras.optimizers.schedules.LearningRateSchedule",
         adam_ratio: float,
-        last_layer: str = "logits",
+        left_to_adam: Sequence[str] = ("logits",),
+        weight_decay: float | None = None,
         momentum: float = 0.9,
         iterations_of_newton_schulz: int = 4,
         beta_2: float = 0.99,
     ) -> None:
-        super().__init__(learning_rate=learning_rate, name="muon")
+        super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, name="muon")
         self._adam_ratio = adam_ratio
-        self._last_layer = last_layer
+        self._left_to_adam = tuple(f"{layer}/kernel" for layer in left_to_adam)
         self._momentum = momentum
         self._iterations_of_newton_schulz = iterations_of_newton_schulz
         self._beta_2 = beta_2
@@ -68,7 +72,7 @@ class Muon(keras.optimizers.Optimizer):  # type: ignore[misc]  # keras has no ty
         self.assign_sub(variable, rate * momentum / (ops.sqrt(velocity) + 1e-8))
 
     def _orthogonalised(self, variable: keras.Variable) -> bool:
-        return len(variable.shape) >= 2 and not variable.path.endswith(f"{self._last_layer}/kernel")
+        return len(variable.shape) >= 2 and not variable.path.endswith(self._left_to_adam)
 
 
 def orthogonalise(matrix: tf.Tensor, iterations: int) -> tf.Tensor:
@@ -92,18 +96,20 @@ def orthogonalise(matrix: tf.Tensor, iterations: int) -> tf.Tensor:
 
 
 class RiseAndFall(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # keras has no type information
-    """A learning rate that rises linearly from nothing, and then falls linearly to nothing.
+    """A learning rate that rises linearly from nothing, may stay a while, and falls linearly to nothing.
 
     Args:
         peak: the greatest learning rate.
         steps: of the whole training.
         rising: the share of the steps in which it rises.
+        falling: the share of the steps in which it falls; by default all the others.
     """
 
-    def __init__(self, peak: float, steps: int, rising: float = 0.1) -> None:
+    def __init__(self, peak: float, steps: int, rising: float = 0.1, falling: float | None = None) -> None:
         self._peak, self._steps, self._rising = peak, steps, rising
+        self._falling = 1 - rising if falling is None else falling
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         """Give the rate of a step, counted from 0."""
         done = (tf.cast(step, tf.float32) + 0.5) / self._steps
-        return self._peak * tf.maximum(0.0, tf.minimum(done / self._rising, (1 - done) / (1 - self._rising)))
+        return self._peak * tf.clip_by_value(tf.minimum(done / self._rising, (1 - done) / self._falling), 0.0, 1.0)

@@ -13,14 +13,11 @@ from glyph_trainer.data.source import open_source
 from glyph_trainer.data.validation import Validation, validate
 from glyph_trainer.errors import DataError, ModelError, UnusableFilesError
 from glyph_trainer.evaluate import GIVEN, HELD_OUT, OFFICIAL, SETS, evaluate
-from glyph_trainer.fit import FitSettings, Loop, State, fit
+from glyph_trainer.fit import DECK_SHARE, FitSettings, Loop, State, fit
 from glyph_trainer.progress import task
 from glyph_trainer.recipes import Recipe
 from glyph_trainer.subject import Subject
 from glyph_trainer.trained import TrainedModel, TrainingRecord, software_versions
-
-TRAINING_SHARE = 30_000 / 42_000
-"""How much of a folder is for training; the rest tests. The deck takes 30,000 of its 42,000."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +44,13 @@ class Images:
 
 
 def load_images(
-    directory: Path, mnist_directory: Path, count: int, seed: int, skip_bad: bool = False, least: int = 1
+    directory: Path,
+    mnist_directory: Path,
+    count: int,
+    seed: int,
+    skip_bad: bool = False,
+    least: int = 1,
+    share: float = DECK_SHARE,
 ) -> Images:
     """Read images, split them, look through them and say what was found.
 
@@ -58,6 +61,7 @@ def load_images(
         seed: decides the split.
         skip_bad: whether to leave out files that cannot be used.
         least: how many images must be there to train with.
+        share: how much of them is for training.
 
     Returns:
         the images.
@@ -70,10 +74,10 @@ def load_images(
         source = open_source(directory, mnist_directory, count)
         work.advance()
         work.outcome = "from the cache" if source.cached else ""
-    first = round(len(source.images) * TRAINING_SHARE)
+    first = round(len(source.images) * share)
     if not least <= first < len(source.images):
         raise DataError(
-            f"{directory}: {len(source.images):,} images are too few: {TRAINING_SHARE:.0%} of them train, and a batch "
+            f"{directory}: {len(source.images):,} images are too few: {share:.0%} of them train, and a batch "
             f"needs {least:,}. Add images, or choose a smaller --batch-size"
         )
     if len(source.images.names) < 2:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glyph_trainer.evaluate import Predictor, load_predictor
+from glyph_trainer.fit import DECK_SHARE
 from glyph_trainer.trained import load_trained
 from glyph_trainer.versions import describe_version
 
@@ -18,6 +19,7 @@ class Subject:
         labels: the names of its classes.
         seed: of its training.
         data_fingerprint: of the images that it was trained with.
+        training_share: how much of those it was trained with; the rest was held out.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Subject:
     labels: tuple[str, ...]
     seed: int
     data_fingerprint: str
+    training_share: float
 
 
 def load_subject(directory: Path) -> Subject:
@@ -42,7 +45,14 @@ def load_subject(directory: Path) -> Subject:
     if not (directory / "saved_model.pb").exists():
         trained = load_trained(directory)
         record = trained.record
-        return Subject(record.recipe, trained.model, record.labels, record.seed, record.data_fingerprint)
+        return Subject(
+            name=record.recipe,
+            predictor=trained.model,
+            labels=record.labels,
+            seed=record.seed,
+            data_fingerprint=record.data_fingerprint,
+            training_share=record.settings.get("training_share", DECK_SHARE),
+        )
     version = describe_version(directory)
     return Subject(
         name=f"{version.manifest['model']} version {version.number}",
@@ -50,4 +60,5 @@ def load_subject(directory: Path) -> Subject:
         labels=tuple((directory / "assets.extra" / "labels.txt").read_text().splitlines()),
         seed=version.manifest["seed"],
         data_fingerprint=version.manifest["data_fingerprint"],
+        training_share=version.manifest["settings"].get("training_share", DECK_SHARE),
     )

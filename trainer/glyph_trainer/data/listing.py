@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from glyph_trainer.errors import DataError
 
 _NAME = re.compile(r"([^.]+)\.(\d+)\.\w+")
@@ -18,8 +20,8 @@ class Listing:
     Attributes:
         directory: the folder.
         names: the paths of its files in the folder, in no order.
-        fingerprint: SHA-256 over the name, size, inode and times of every file. No change of a file's content keeps all
-            of them: nobody can set the time of the last change of state.
+        fingerprint: SHA-256 over the name, size, inode and time of the last change of state of every file. No change of
+            a file's content keeps that time, and nobody can set it.
         changed: when a file was last changed, in nanoseconds since 1970.
     """
 
@@ -67,17 +69,18 @@ def list_folder(directory: Path) -> Listing:
     if not names:
         raise DataError(f"{directory} holds no images. It should hold images called label.index.jpg, or class folders")
     names.sort()
-    # Tens of thousands of files: what is done for each of them counts.
+    # Tens of thousands of files: what is done for each of them counts, and keeping their states would count too.
+    stamps: list[int] = []
     opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        states = [os.stat(name, dir_fd=opened) for name in names]
+        for name in names:
+            state = os.stat(name, dir_fd=opened)
+            stamps += (state.st_size, state.st_ino, state.st_ctime_ns)
     finally:
         os.close(opened)
-    times = [state.st_ctime_ns for state in states]
     digest = hashlib.sha256("\n".join(names).encode())
-    digest.update(repr([(state.st_size, state.st_ino, state.st_mtime_ns) for state in states]).encode())
-    digest.update(repr(times).encode())
-    return Listing(directory, tuple(names), digest.hexdigest(), max(times))
+    digest.update(np.array(stamps, np.int64).tobytes())
+    return Listing(directory, tuple(names), digest.hexdigest(), max(stamps[2::3]))
 
 
 def read_labels(listing: Listing) -> tuple[list[Labelled], list[str]]:

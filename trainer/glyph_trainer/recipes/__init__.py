@@ -4,11 +4,12 @@ A recipe is a network and the way to train it. Each has a module of its own; the
 """
 
 from glyph_trainer.errors import TrainerError
-from glyph_trainer.recipes import backprop, deck, logistic
+from glyph_trainer.recipes import backprop, deck, flagship, logistic
 from glyph_trainer.recipes.recipe import Example, Fitted, Recipe
 
 RECIPES: dict[str, Recipe | Example] = {
-    recipe.name: recipe for recipe in (backprop.RECIPE, logistic.RECIPE, deck.RECIPE, deck.FAST, deck.POLISH)
+    recipe.name: recipe
+    for recipe in (backprop.RECIPE, logistic.RECIPE, deck.RECIPE, deck.FAST, deck.POLISH, flagship.RECIPE)
 }
 
 __all__ = ["RECIPES", "Example", "Fitted", "Recipe", "find_recipe"]
