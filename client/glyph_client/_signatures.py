@@ -45,17 +45,16 @@ def fit(inputs: Mapping[str, Any], output_filter: Sequence[str], signature: Sign
 def _fit(name: str, value: Any, spec: TensorSpec, signature: str) -> Array:
     array = _codec.as_array(value, spec.dtype)
     dtype = _codec.array_dtype_name(array)
-    if dtype != spec.dtype:
-        raise InputError(
-            f"input {name!r} of signature {signature} must be {spec}. Received: {dtype} {list(array.shape)}. "
-            f"Convert it: array.astype({spec.dtype!r})."
-        )
-    if spec.shape is not None and not _matches(array.shape, spec.shape):
-        raise InputError(
-            f"input {name!r} of signature {signature} must be {spec}. Received: {dtype} {list(array.shape)}. "
-            "Reshape it; the first dimension is the batch."
-        )
-    return array
+    if dtype == spec.dtype and (spec.shape is None or _matches(array.shape, spec.shape)):
+        return array
+    remedy = (
+        "Reshape it; the first dimension is the batch."
+        if dtype == spec.dtype
+        else f"Convert it: array.astype({spec.dtype!r})."
+    )
+    raise InputError(
+        f"input {name!r} of signature {signature} must be {spec}. Received: {dtype} {list(array.shape)}. {remedy}"
+    )
 
 
 @lru_cache(maxsize=256)
