@@ -193,6 +193,7 @@ def _examples(given: input_pb2.Input) -> Array:
 
 
 def _check_classification(signature: Signature) -> None:
+    _check_method_name(signature, "classification", CLASSIFY_METHOD)
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")
     if len(signature.outputs) not in (1, 2):
@@ -208,6 +209,7 @@ def _check_classification(signature: Signature) -> None:
 
 
 def _check_regression(signature: Signature) -> None:
+    _check_method_name(signature, "regression", REGRESS_METHOD)
     if len(signature.inputs) != 1:
         raise invalid_argument("Expected one input Tensor.")
     if len(signature.outputs) != 1:
@@ -217,6 +219,13 @@ def _check_regression(signature: Signature) -> None:
         raise invalid_argument(f"No regression inputs found in SignatureDef: {definition}")
     if "outputs" not in signature.outputs:
         raise invalid_argument(f"No regression outputs found in SignatureDef: {definition}")
+
+
+def _check_method_name(signature: Signature, kind: str, expected: str) -> None:
+    if signature.check_method_name and signature.definition.method_name != expected:
+        raise invalid_argument(
+            f"Expected {kind} signature method_name to be {expected}. Was: {signature.definition.method_name}"
+        )
 
 
 def _answered(loaded: Loaded, signature: Signature) -> model_pb2.ModelSpec:

@@ -8,9 +8,10 @@ from importlib import metadata
 from typing import NoReturn
 
 from glyph_serving import config as configuration
-from glyph_serving import envoy, flags
+from glyph_serving import envoy, flags, log
 from glyph_serving.config import ModelConfig, ServerConfig
 from glyph_serving.errors import ServingError
+from glyph_serving.log import LOGGER
 from glyph_serving.source import versions_on_disk
 
 EXIT_FAILURE = 255  # tensorflow_model_server returns -1 from main
@@ -19,6 +20,7 @@ EXIT_FAILURE = 255  # tensorflow_model_server returns -1 from main
 def main() -> NoReturn:
     """The entry point of ``glyph-serve``."""
     arguments = sys.argv[1:]
+    log.configure(log.TEXT)
     if "--help" in arguments:
         print(flags.usage())
         sys.exit(EXIT_FAILURE)
@@ -27,17 +29,20 @@ def main() -> NoReturn:
     except flags.FlagError as error:
         print(flags.usage(), flush=True)
         fail(str(error))
+    if values.log_format not in (log.TEXT, log.JSON):
+        fail(f"--log_format takes text or json. Received: {values.log_format!r}")
+    log.configure(values.log_format)
     if values.version:
         print(f"Glyph ModelServer: {metadata.version('glyph-serving')}")
         print(f"TensorFlow Library: {metadata.version('tensorflow')}")
         sys.exit(0)
     for argument in unknown:
         print(f"unknown argument: {argument}\n{flags.usage()}", flush=True)
-        warn(f"{argument} is no flag of this server and is ignored")
+        LOGGER.warning(f"{argument} is no flag of this server and is ignored")
     for name, reason in values.inapplicable.items():
-        warn(f"--{name} has no effect: {reason}")
+        LOGGER.warning(f"--{name} has no effect: {reason}")
     if values.rest_api_port and values.rest_api_port == values.port:
-        warn(f"--rest_api_port and --port are both {values.port}: REST is not served. Choose another --rest_api_port")
+        LOGGER.warning("--rest_api_port and --port are both %d: REST is not served. Choose another", values.port)
         arguments = [*arguments, "--rest_api_port=0"]
         values, _ = flags.parse(arguments)
     try:
@@ -50,21 +55,16 @@ def main() -> NoReturn:
         if missing := explain_missing(model):
             if not values.file_system_poll_wait_seconds:
                 fail(missing)
-            warn(f"{missing}. Waiting for it")
+            LOGGER.warning(f"{missing}. Waiting for it")
     try:
         envoy.execute(config, arguments)
     except envoy.EnvoyError as error:
         fail(str(error))
 
 
-def warn(message: str) -> None:
-    """Prints one line on stderr."""
-    print(f"glyph-serve: warning: {message}", file=sys.stderr, flush=True)
-
-
 def fail(message: str) -> NoReturn:
     """Prints one line on stderr and exits."""
-    print(f"glyph-serve: error: {message}", file=sys.stderr, flush=True)
+    LOGGER.error(message)
     sys.exit(EXIT_FAILURE)
 
 

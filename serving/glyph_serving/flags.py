@@ -38,9 +38,7 @@ class Flags:
     rest_api_port: int = _flag(0, "TCP port to listen on for REST. Disabled if zero. Must differ from --port.")
     rest_api_num_threads: int = _flag(4 * _CPUS, "Number of threads for REST.", inapplicable=_NO_POOL)
     rest_api_timeout_in_ms: int = _flag(30000, "Timeout for REST calls in milliseconds.")
-    rest_api_enable_cors_support: bool = _flag(
-        False, "Add CORS headers to REST answers.", inapplicable="let the gateway before this server add them"
-    )
+    rest_api_enable_cors_support: bool = _flag(False, "Add CORS headers to REST answers.")
     enable_batching: bool = _flag(False, "Run requests that wait for the model together.")
     allow_version_labels_for_unavailable_models: bool = _flag(
         False, "Allow unused labels to be given to versions that are not available yet."
@@ -48,14 +46,12 @@ class Flags:
     batching_parameters_file: str = _flag("", "Text BatchingParameters protobuf to use instead of the defaults.")
     enable_per_model_batching_parameters: bool = _flag(
         False,
-        "Read batching_params.pbtxt from the SavedModel's folder where there is one.",
-        inapplicable="--batching_parameters_file holds for all models",
+        "Take the batching parameters of a model from batching_params.pbtxt in its SavedModel's folder; without that "
+        "file it is not batched. Only with --enable_batching.",
     )
     model_config_file: str = _flag("", "Text ModelServerConfig protobuf: what to serve, instead of a single model.")
     model_config_file_poll_wait_seconds: int = _flag(
-        0,
-        "Seconds between reads of --model_config_file; 0: read once.",
-        inapplicable="SIGHUP and HandleReloadConfigRequest have the models read again",
+        0, "Seconds between reads of --model_config_file; 0: read once, and again at SIGHUP."
     )
     model_name: str = _flag("default", "Name of the model (ignored with --model_config_file).")
     model_base_path: str = _flag("", "Folder of the model's numbered versions (ignored with --model_config_file).")
@@ -74,9 +70,7 @@ class Flags:
     use_alts_credentials: bool = _flag(
         False, "Google ALTS security.", inapplicable="put a gateway that speaks TLS before this server"
     )
-    ssl_config_file: str = _flag(
-        "", "Text SSLConfig protobuf: TLS for gRPC. Refused here: put a gateway before this server."
-    )
+    ssl_config_file: str = _flag("", "Text SSLConfig protobuf: TLS for gRPC.")
     platform_config_file: str = _flag(
         "", "Text PlatformConfigMap protobuf.", inapplicable="the flags configure the one platform, tensorflow"
     )
@@ -97,9 +91,7 @@ class Flags:
     num_tflite_pools: int = _flag(_CPUS, "Pools of interpreters.", inapplicable=_NO_TFLITE)
     num_tflite_interpreters_per_pool: int = _flag(1, "Interpreters in a pool.", inapplicable=_NO_TFLITE)
     enable_signature_method_name_check: bool = _flag(
-        False,
-        "Check the method name of a signature before Predict.",
-        inapplicable="Predict takes every signature",
+        False, "Refuse signatures whose method name is not that of the request."
     )
     xla_cpu_compilation_enabled: bool = _flag(
         False, "XLA on the CPU.", inapplicable="XLA-jitted models run as they are"
@@ -113,6 +105,18 @@ class Flags:
     skip_initialize_tpu: bool = _flag(False, "Do not initialize the TPU.", inapplicable=_NO_DEVICE)
     enable_grpc_healthcheck_service: bool = _flag(False, "Serve grpc.health.v1.Health.")
     enable_serialization_as_tensor_content: bool = _flag(False, "Answer with tensor_content instead of typed fields.")
+    # Those of our own.
+    rest_ssl_config_file: str = _flag("", "Text SSLConfig protobuf: TLS for REST.")
+    rest_api_cors_origins: str = _flag(
+        "", "Comma-separated origins that may read REST answers, instead of all (with --rest_api_enable_cors_support)."
+    )
+    rest_api_enable_gzip: bool = _flag(False, "Compress REST answers of 1 KB and more for those who accept gzip.")
+    max_message_bytes: int = _flag(2**31 - 1, "The largest request, as sent and unzipped.")
+    max_concurrent_requests: int = _flag(0, "Most requests at once for each protocol; 0: any number.")
+    request_log_file_bytes: int = _flag(64 * 2**20, "Size at which the next file of a request log is begun.")
+    request_log_files: int = _flag(10, "How many files of a request log are kept.")
+    access_log_file: str = _flag("", "File for a line of JSON about every request, with its id; e.g. /dev/stdout.")
+    log_format: str = _flag("text", "What the server says on stderr: text, or json.")
     grace_period_seconds: float = _flag(15.0, "How long SIGTERM waits for requests in flight.")
 
     @property

@@ -7,24 +7,27 @@ running a small model takes.
 import gzip
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
 from google.protobuf.message import DecodeError
 
 from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.gate import Gate, Message, Receive, Send, request_id
+from glyph_serving.health import Health
+from glyph_serving.log import LOGGER
+from glyph_serving.unzip import MAX_UNZIPPED, unzip
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Handler = Callable[[bytes, float], Awaitable[bytes]]
 StreamHandler = Callable[[AsyncIterator[bytes], Callable[[], Awaitable[None]]], AsyncIterator[bytes]]
 
 _PREFIX = struct.Struct(">BI")
+_WORTH_ZIPPING = 1024  # bytes
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _HEADERS = [(b"content-type", b"application/grpc")]
 _START: Message = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
+_START_ZIPPED: Message = {**_START, "headers": [*_HEADERS, (b"grpc-encoding", b"gzip")]}
 _OK: Message = {"type": "http.response.trailers", "headers": [(b"grpc-status", b"0")], "more_trailers": False}
 
 
@@ -36,46 +39,46 @@ class GrpcApp:
             gives the answer's message or raises ServingError.
         streams: The same for streams: takes the messages as they come and a way to wait until the caller has gone, and
             gives the answers as they come.
-        refuse: Says why new calls are refused; empty while they are not.
+        health: Whether calls are taken.
+        gate: Counts and bounds them.
     """
 
     def __init__(
-        self, handlers: Mapping[str, Handler], streams: Mapping[str, StreamHandler], refuse: Callable[[], str]
+        self, handlers: Mapping[str, Handler], streams: Mapping[str, StreamHandler], health: Health, gate: Gate
     ) -> None:
         self._handlers = handlers
         self._streams = streams
-        self._refuse = refuse
-        self.in_flight = 0
+        self._health = health
+        self._gate = gate
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers one call."""
-        self.in_flight += 1
+        if stream := self._streams.get(scope["path"]):
+            await _answer_stream(stream, receive, send)
+            return
+        gate = self._gate
+        gate.in_flight += 1
         try:
-            if stream := self._streams.get(scope["path"]):
-                await _answer_stream(stream, receive, send)
-                return
-            message = await receive()
-            body = message.get("body", b"")
-            while message.get("more_body"):
-                message = await receive()
-                body += message.get("body", b"")
             try:
-                answer = await self._answer(scope, body)
+                answer = await self._answer(scope, receive)
             except ServingError as error:
-                await _send_error(send, error)
+                await send(_START)
+                await _send_status(send, error)
                 return
-            await send(_START)
-            await send({"type": "http.response.body", "body": _PREFIX.pack(0, len(answer)) + answer})
+            await send(_START_ZIPPED if answer[0] else _START)
+            await send({"type": "http.response.body", "body": answer})
             await send(_OK)
         finally:
-            self.in_flight -= 1
+            gate.in_flight -= 1
 
-    async def _answer(self, scope: Mapping[str, Any], body: bytes) -> bytes:
+    async def _answer(self, scope: Mapping[str, Any], receive: Receive) -> bytes:
+        """The framed answer to a call."""
         handler = self._handlers.get(scope["path"])
         if handler is None:
             raise ServingError(Code.UNIMPLEMENTED, "")
-        if reason := self._refuse():
-            raise ServingError(Code.UNAVAILABLE, reason)
+        if self._health.draining:
+            raise ServingError(Code.UNAVAILABLE, "The server is shutting down")
+        self._gate.check()
         deadline = float("inf")
         encoding = b"identity"
         for name, value in scope["headers"]:
@@ -83,10 +86,20 @@ class GrpcApp:
                 deadline = time.monotonic() + _timeout(value.decode("latin-1"))
             elif name == b"grpc-encoding":
                 encoding = value
+        body = await self._gate.read(receive)
         try:
-            return await handler(_unframe(body, encoding), deadline)
+            answer = await handler(_unframe(body, encoding, self._gate.max_message_bytes), deadline)
         except DecodeError:
             raise ServingError(Code.INTERNAL, "") from None
+        except ServingError:
+            raise
+        except Exception as error:
+            LOGGER.exception("%s failed", scope["path"], extra={"request_id": request_id(scope["headers"])})
+            raise ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}") from error
+        if body[0] and len(answer) >= _WORTH_ZIPPING:  # who sends compressed messages gets compressed answers
+            zipped = gzip.compress(answer, compresslevel=1)
+            return _PREFIX.pack(1, len(zipped)) + zipped
+        return _PREFIX.pack(0, len(answer)) + answer
 
 
 async def _answer_stream(handler: StreamHandler, receive: Receive, send: Send) -> None:
@@ -126,7 +139,7 @@ async def _wait_until_gone(receive: Receive) -> None:
         pass
 
 
-def _unframe(body: bytes, encoding: bytes) -> bytes:
+def _unframe(body: bytes, encoding: bytes, limit: int) -> bytes:
     """The one message in a request's body.
 
     Raises:
@@ -143,9 +156,11 @@ def _unframe(body: bytes, encoding: bytes) -> bytes:
     if encoding != b"gzip":
         raise ServingError(Code.UNIMPLEMENTED, f"grpc-encoding {encoding.decode('latin-1')} is not supported; use gzip")
     try:
-        return gzip.decompress(payload)
-    except (OSError, EOFError) as error:
+        return unzip(payload, min(limit, MAX_UNZIPPED))
+    except ValueError as error:
         raise ServingError(Code.INTERNAL, f"The message cannot be decompressed: {error}") from None
+    except OverflowError as error:
+        raise ServingError(Code.RESOURCE_EXHAUSTED, f"The message is too large when decompressed: {error}") from None
 
 
 def _timeout(value: str) -> float:
@@ -154,11 +169,6 @@ def _timeout(value: str) -> float:
         return int(value[:-1]) * _UNITS[value[-1:]]
     except (KeyError, ValueError):
         raise invalid_argument(f"grpc-timeout must be digits and one of HMSmun. Received: {value}") from None
-
-
-async def _send_error(send: Send, error: ServingError) -> None:
-    await send(_START)
-    await _send_status(send, error)
 
 
 async def _send_status(send: Send, error: ServingError | None) -> None:

@@ -10,14 +10,24 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_pb2,
     predict_pb2,
+    prediction_log_pb2,
 )
 
 from glyph_serving import tensor_proto
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.manager import Loaded, Manager
-from glyph_serving.servable import DEFAULT_SIGNATURE, Arrays, Servable, Signature
+from glyph_serving.servable import (
+    CLASSIFY_METHOD,
+    DEFAULT_SIGNATURE,
+    PREDICT_METHOD,
+    REGRESS_METHOD,
+    Arrays,
+    Servable,
+    Signature,
+)
 
 _OUTPUTS, _MODEL_SPEC = 1, 2  # field numbers of PredictResponse
+_METHODS = (PREDICT_METHOD, CLASSIFY_METHOD, REGRESS_METHOD)
 _KEY, _VALUE = 1, 2  # field numbers of a map's entry
 
 
@@ -79,6 +89,7 @@ def prepare(servable: Servable, request: predict_pb2.PredictRequest) -> tuple[Si
     signature = servable.signatures.get(name)
     if signature is None:
         raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+    check_method_name(signature)
     inputs = request.inputs
     if len(inputs) != len(signature.inputs):
         raise _size_mismatch(inputs, signature)
@@ -90,6 +101,34 @@ def prepare(servable: Servable, request: predict_pb2.PredictRequest) -> tuple[Si
     if request.output_filter:
         check_filter(request.output_filter, signature)
     return signature, arrays
+
+
+def prediction_log(
+    spec: model_pb2.ModelSpec, signature: Signature, inputs: Arrays, outputs: Arrays
+) -> prediction_log_pb2.PredictionLog:
+    """What a request log tells of a prediction that did not come as a PredictRequest."""
+    log = prediction_log_pb2.PredictionLog()
+    log.log_metadata.model_spec.CopyFrom(spec)
+    request, response = log.predict_log.request, log.predict_log.response
+    request.model_spec.CopyFrom(spec)
+    response.model_spec.CopyFrom(spec)
+    for tensors, aliases, arrays in (
+        (request.inputs, signature.inputs, inputs),
+        (response.outputs, signature.outputs, outputs),
+    ):
+        for alias, array in zip(aliases, arrays, strict=True):
+            tensors[alias].ParseFromString(tensor_proto.encode(array, True))
+    return log
+
+
+def check_method_name(signature: Signature) -> None:
+    """Raises INTERNAL, if method names are to be checked, for a signature that has none that Predict takes."""
+    if signature.check_method_name and signature.definition.method_name not in _METHODS:
+        raise ServingError(
+            Code.INTERNAL,
+            f"Expected prediction signature method_name to be one of {{{', '.join(_METHODS)}}}. Was: "
+            f"{signature.definition.method_name}",
+        )
 
 
 def check_filter(wanted: Iterable[str], signature: Signature) -> None:

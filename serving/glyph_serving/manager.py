@@ -4,7 +4,6 @@ In TensorFlow Serving's terms: every version is a servable with a state; a versi
 is available (the availability-preserving policy); a failed load is tried again.
 """
 
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from glyph_serving.batching import Batcher
-from glyph_serving.config import ModelConfig
+from glyph_serving.config import LoggingConfig, ModelConfig
 from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.log import LOGGER
 from glyph_serving.servable import Servable, release_memory
 from glyph_serving.source import aspired_versions, versions_on_disk
 
@@ -191,6 +191,11 @@ class Manager:
         """Whether every configured model has an available version."""
         return all(name in self._routes for name in self._models)
 
+    def logging(self, name: str) -> LoggingConfig | None:
+        """How a model's requests are to be logged; None if they are not."""
+        model = self._models.get(name)
+        return model.logging if model is not None else None
+
     @property
     def model_names(self) -> list[str]:
         """The configured models."""
@@ -303,7 +308,7 @@ class Manager:
                 f"Could not find base path {path} for servable {model.name} with error NOT_FOUND: {error.strerror}"
             )
         if problem and self._missing.get(model.name) != problem:
-            _warn(f"{problem} Looking again every {self._poll_seconds:g} s" if self._poll_seconds else problem)
+            LOGGER.warning(f"{problem} Looking again every {self._poll_seconds:g} s" if self._poll_seconds else problem)
         self._missing[model.name] = problem
         return versions
 
@@ -370,7 +375,7 @@ class Manager:
                     self._changed.notify_all()
                 return
             again = attempt < tries
-            _warn(
+            LOGGER.warning(
                 f"{harness.name} version {harness.version} ({harness.path}) failed to load, try {attempt} of {tries}: "
                 f"{problem}" + (f". Next try in {self._retry.interval:g} s" if again else "")
             )
@@ -435,7 +440,3 @@ def _fingerprint(path: Path) -> object:
         )
     except OSError:
         return time.monotonic()
-
-
-def _warn(message: str) -> None:
-    print(f"glyph-serve: warning: {message}", file=sys.stderr, flush=True)

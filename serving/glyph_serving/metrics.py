@@ -112,6 +112,7 @@ class Metrics:
         self.warmup_latency = Histogram(f"{serving}model_warmup_latency", LATENCY_BUCKETS, ["model_path", "status"])
         self.warmup_records = Counter(f"{serving}model_warmup_records_read", ["model_path", "status"])
         self.request_count = Counter(f"{serving}request_count", ["model_name", "status"])
+        self.request_log_count = Counter(f"{serving}request_log_count", ["model_name", "status_code"])
         self.example_total = Counter(f"{serving}request_example_count_total", ["model"])
         self.example_counts = Histogram(f"{serving}request_example_counts", EXAMPLE_BUCKETS, ["model"])
         self.request_latency = Histogram(

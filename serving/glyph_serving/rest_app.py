@@ -3,8 +3,7 @@
 import json
 import re
 import time
-import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -13,17 +12,20 @@ from google.protobuf import json_format
 from google.protobuf.message import Message as ProtoMessage
 from tensorflow_serving.apis import classification_pb2, model_pb2, regression_pb2
 
-from glyph_serving import classify, inference, json_tensor
+from glyph_serving import classify, inference, json_answer
+from glyph_serving.config import ServerConfig
+from glyph_serving.cors import Cors, is_preflight
 from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.gate import Gate, Headers, Receive, Send, TooLargeError, request_id
 from glyph_serving.health import Health
+from glyph_serving.json_examples import parse_examples
+from glyph_serving.json_predict import parse_predict
+from glyph_serving.log import LOGGER
 from glyph_serving.manager import Loaded, Manager
 from glyph_serving.metrics import Metrics
+from glyph_serving.request_log import RequestLogs
 from glyph_serving.servable import DEFAULT_SIGNATURE, Signature
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+from glyph_serving.unzip import MAX_UNZIPPED, unzip
 
 _PREDICTION = re.compile(
     r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)", re.IGNORECASE
@@ -52,46 +54,53 @@ class RestApp:
     """Answers REST requests.
 
     Args:
+        config: The checked configuration.
         manager: Knows the servables.
         health: Whether requests are taken.
         metrics: What is counted.
-        metrics_path: Where the metrics are served; None: nowhere.
-        timeout: Seconds that a request may wait for the model.
+        logs: Where requests are logged.
+        gate: Counts and bounds requests.
     """
 
     def __init__(
-        self, manager: Manager, health: Health, metrics: Metrics, metrics_path: str | None, timeout: float
+        self,
+        config: ServerConfig,
+        manager: Manager,
+        health: Health,
+        metrics: Metrics,
+        logs: RequestLogs,
+        gate: Gate,
     ) -> None:
         self._manager = manager
         self._health = health
         self._metrics = metrics
-        self._metrics_path = metrics_path
-        self._timeout = timeout
-        self.in_flight = 0
+        self._logs = logs
+        self._gate = gate
+        self._metrics_path = config.metrics_path
+        self._timeout = config.flags.rest_api_timeout_in_ms / 1000
+        self._cors = Cors.from_flags(config.flags)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers one request."""
-        self.in_flight += 1
+        gate = self._gate
+        gate.in_flight += 1
         try:
-            message = await receive()
-            body = message.get("body", b"")
-            while message.get("more_body"):
-                message = await receive()
-                body += message.get("body", b"")
-            answer = await self._answer(scope, body)
-            length = (b"content-length", b"%d" % len(answer.body))
-            await send({"type": "http.response.start", "status": answer.status, "headers": [*answer.headers, length]})
+            answer = await self._answer(scope, receive)
+            headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+            if self._cors is not None:
+                headers += self._cors.headers(scope["headers"])
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             await send({"type": "http.response.body", "body": answer.body})
         finally:
-            self.in_flight -= 1
+            gate.in_flight -= 1
 
-    async def _answer(self, scope: Mapping[str, Any], body: bytes) -> Answer:
+    async def _answer(self, scope: Mapping[str, Any], receive: Receive) -> Answer:
         method = scope["method"]
         path = _path(scope)
         if method not in _METHODS:
             return Answer(501, _HTML, _page("501 Not Implemented", "Not Implemented"))
         if method == "OPTIONS":
-            return _preflight(scope["headers"])
+            return Answer(200 if is_preflight(scope["headers"]) else 400, _PLAIN_HTML, b"")
         if path == self._metrics_path:
             return Answer(200, _TEXT, self._metrics.exposition())
         if path == "/healthz":
@@ -103,10 +112,17 @@ class RestApp:
         try:
             if self._health.draining:
                 raise ServingError(Code.UNAVAILABLE, "The server is shutting down")
+            self._gate.check()
+            body = await self._gate.read(receive)
             return Answer(200, _JSON, await self._process(method, path, body, scope["headers"]))
+        except TooLargeError as error:
+            return Answer(413, _JSON, json_answer.format_error(error.message))
         except ServingError as error:
-            body = json_tensor.format_error(error.message) if error.message else b""
+            body = json_answer.format_error(error.message) if error.message else b""
             return Answer(error.code.http_status, _JSON, body)
+        except Exception as error:  # noqa: BLE001 (whatever goes wrong with one request, the caller hears of it)
+            LOGGER.exception("%s %s failed", method, path, extra={"request_id": request_id(scope["headers"])})
+            return Answer(500, _JSON, json_answer.format_error(f"{type(error).__name__}: {error}"))
 
     def _readiness(self) -> Answer:
         if self._health.draining:
@@ -125,7 +141,7 @@ class RestApp:
             spec = _model_spec(name, version, label)
             answers = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
             if verb in answers:
-                answer = answers[verb](spec, _inflate(body, headers))
+                answer = answers[verb](spec, self._inflate(body, headers))
                 return await self._metrics.record(spec.name, verb, "REST", answer)
         elif method == "GET" and (match := _STATUS.fullmatch(path)):
             name, version, label, metadata = match.groups()
@@ -145,26 +161,44 @@ class RestApp:
                 raise invalid_argument(
                     f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def'
                 )
+            inference.check_method_name(signature)
             return signature
 
-        request = json_tensor.parse_predict(body, find_signature)
+        request = parse_predict(body, find_signature)
         outputs = await found[-1].batchers[request.signature.name].run(request.arrays, self._deadline())
+        if log := self._logs.sample(spec.name):
+            spec.version.value = found[-1].servable.version
+            spec.signature_name = request.signature.name
+            log.add(inference.prediction_log(spec, request.signature, request.arrays, outputs))
         named = dict(zip(request.signature.outputs, outputs, strict=True))
-        return json_tensor.format_predictions(named, request.row_format)
+        return json_answer.format_predictions(named, request.row_format)
 
     async def _classify(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-        spec.signature_name, examples = json_tensor.parse_examples(body)
+        spec.signature_name, examples = parse_examples(body)
         request = classification_pb2.ClassificationRequest(model_spec=spec, input=examples)
         response = await classify.classify(self._manager, request, self._deadline())
         self._metrics.count_examples(spec.name, len(response.result.classifications))
-        return json_tensor.format_classifications(response.result)
+        self._logs.record(spec.name, "classify_log", request, response)
+        return json_answer.format_classifications(response.result)
 
     async def _regress(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-        spec.signature_name, examples = json_tensor.parse_examples(body)
+        spec.signature_name, examples = parse_examples(body)
         request = regression_pb2.RegressionRequest(model_spec=spec, input=examples)
         response = await classify.regress(self._manager, request, self._deadline())
         self._metrics.count_examples(spec.name, len(response.result.regressions))
-        return json_tensor.format_regressions(response.result)
+        self._logs.record(spec.name, "regress_log", request, response)
+        return json_answer.format_regressions(response.result)
+
+    def _inflate(self, body: bytes, headers: Headers) -> bytes:
+        if not any(name == b"content-encoding" and b"gzip" in value.lower() for name, value in headers):
+            return body
+        limit = min(self._gate.max_message_bytes, MAX_UNZIPPED)
+        try:
+            return unzip(body, limit)
+        except ValueError:
+            return b""  # which is then refused as no JSON, as by the genuine server
+        except OverflowError:
+            raise TooLargeError(limit + 1, limit) from None
 
     def _deadline(self) -> float:
         return time.monotonic() + self._timeout
@@ -199,22 +233,6 @@ def _model_spec(name: str, version: str | None, label: str | None) -> model_pb2.
 
 def _unquote(text: str) -> str:
     return unquote_to_bytes(text.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
-
-
-def _preflight(headers: Headers) -> Answer:
-    """The answer to OPTIONS, which browsers ask with an ``Origin``."""
-    origins = [value for name, value in headers if name == b"origin"]
-    allowed = bool(origins) and origins[0].startswith((b"http://", b"https://"))
-    return Answer(200 if allowed else 400, _PLAIN_HTML, b"")
-
-
-def _inflate(body: bytes, headers: Headers) -> bytes:
-    if not any(name == b"content-encoding" and b"gzip" in value.lower() for name, value in headers):
-        return body
-    try:
-        return zlib.decompress(body, wbits=31)
-    except zlib.error:
-        return b""
 
 
 def _proto_json(message: ProtoMessage) -> str:

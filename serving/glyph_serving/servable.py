@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+from tensorflow.python.client import session as tf_session
+from tensorflow.python.framework import dtypes, errors_impl, ops
+from tensorflow.python.platform import tf_logging
+from tensorflow.python.saved_model import loader_impl
 
 from glyph_serving.errors import Code, ServingError, from_tensorflow, invalid_argument
 
 Array = npt.NDArray[Any]
 Arrays = list[Array]
 
-tf.get_logger().setLevel("ERROR")  # no advice about TF1's session, which is used on purpose
+tf_logging.get_logger().setLevel("ERROR")  # no advice about TF1's session, which is used on purpose
 
 DEFAULT_SIGNATURE = "serving_default"
 CLASSIFY_METHOD = "tensorflow/serving/classify"
@@ -44,7 +47,7 @@ class TensorSpec:
 
     alias: str
     tensor: str
-    dtype: tf.DType
+    dtype: dtypes.DType
     shape: tuple[int, ...] | None
 
     def fits(self, array: Array) -> bool:
@@ -76,6 +79,7 @@ class Signature:
         run: Takes the input arrays and gives the output arrays, both in those orders; raises ServingError.
         batched: Whether the first dimension of every input and output is the batch.
         check_rank: Whether an input of another rank than the signature's would end the process.
+        check_method_name: Whether only requests that its method name is for may call it.
     """
 
     name: str
@@ -85,6 +89,7 @@ class Signature:
     run: Callable[[Sequence[Array]], Arrays]
     batched: bool
     check_rank: bool
+    check_method_name: bool
 
     def fits(self, arrays: Sequence[Array]) -> bool:
         """Whether the inputs are of the data types and shapes that the signature declares."""
@@ -95,7 +100,7 @@ class Signature:
         specs = sorted(zip(self.inputs.values(), arrays, strict=True), key=lambda pair: pair[0].tensor)
         for position, (spec, array) in enumerate(specs):
             if array.dtype != spec.numpy_dtype:
-                expected, received = type_text(spec.dtype), type_text(tf.as_dtype(array.dtype))
+                expected, received = type_text(spec.dtype), type_text(dtypes.as_dtype(array.dtype))
                 raise invalid_argument(f"Expects arg[{position}] to be {expected} but {received} is provided")
             if self.check_rank and spec.shape is not None and array.ndim != len(spec.shape):
                 expected, received = _shape_text(spec.shape), _shape_text(array.shape)
@@ -123,7 +128,14 @@ class Servable:
     close: Callable[[], None]
 
 
-def load(name: str, version: int, path: Path, tags: Sequence[str], session_config: config_pb2.ConfigProto) -> Servable:
+def load(
+    name: str,
+    version: int,
+    path: Path,
+    tags: Sequence[str] = ("serve",),
+    session_config: config_pb2.ConfigProto | None = None,
+    check_method_names: bool = False,
+) -> Servable:
     """Loads one version of a model.
 
     Args:
@@ -132,6 +144,7 @@ def load(name: str, version: int, path: Path, tags: Sequence[str], session_confi
         path: The folder with ``saved_model.pb``.
         tags: Which of its MetaGraphDefs.
         session_config: Thread pools and the like.
+        check_method_names: Whether signatures answer only the requests that their method names are for.
 
     Raises:
         ServingError: With TensorFlow's own code and message.
@@ -142,18 +155,18 @@ def load(name: str, version: int, path: Path, tags: Sequence[str], session_confi
             "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
             f"`saved_model.pb`)\nSpecified file path: {path}",
         )
-    session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config)
+    session = tf_session.Session(graph=ops.Graph(), config=session_config)
     try:
         with session.graph.as_default():
-            meta_graph = tf.compat.v1.saved_model.load(session, list(tags), str(path))
+            meta_graph = loader_impl.load(session, list(tags), str(path))
         definitions = dict(meta_graph.signature_def)
         check_rank = _has_unchecked_rank(meta_graph.graph_def)
         signatures = {
-            key: _signature(session, key, definition, check_rank)
+            key: _signature(session, key, definition, check_rank, check_method_names)
             for key, definition in definitions.items()
             if definition.outputs and key != "__saved_model_init_op"
         }
-    except tf.errors.OpError as error:
+    except errors_impl.OpError as error:
         session.close()
         raise from_tensorflow(error) from error
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
@@ -163,7 +176,11 @@ def load(name: str, version: int, path: Path, tags: Sequence[str], session_confi
 
 
 def _signature(
-    session: tf.compat.v1.Session, name: str, definition: meta_graph_pb2.SignatureDef, check_rank: bool
+    session: tf_session.Session,
+    name: str,
+    definition: meta_graph_pb2.SignatureDef,
+    check_rank: bool,
+    check_method_name: bool,
 ) -> Signature:
     inputs = {alias: _spec(alias, definition.inputs[alias]) for alias in sorted(definition.inputs)}
     outputs = {alias: _spec(alias, definition.outputs[alias]) for alias in sorted(definition.outputs)}
@@ -176,17 +193,17 @@ def _signature(
     def run(arrays: Sequence[Array]) -> Arrays:
         try:
             return list(call(*arrays))
-        except tf.errors.OpError as error:
+        except errors_impl.OpError as error:
             raise from_tensorflow(error) from error
 
     specs = [*inputs.values(), *outputs.values()]
     batched = all(spec.shape is None or (spec.shape and spec.shape[0] == -1) for spec in specs)
-    return Signature(name, definition, inputs, outputs, run, batched, check_rank)
+    return Signature(name, definition, inputs, outputs, run, batched, check_rank, check_method_name)
 
 
 def _spec(alias: str, info: meta_graph_pb2.TensorInfo) -> TensorSpec:
     shape = None if info.tensor_shape.unknown_rank else tuple(dim.size for dim in info.tensor_shape.dim)
-    return TensorSpec(alias, info.name, tf.as_dtype(info.dtype), shape)
+    return TensorSpec(alias, info.name, dtypes.as_dtype(info.dtype), shape)
 
 
 def _has_unchecked_rank(graph: Any) -> bool:
@@ -196,7 +213,7 @@ def _has_unchecked_rank(graph: Any) -> bool:
     return any(node.op.startswith(_UNCHECKED_RANK) for node in nodes)
 
 
-def type_text(dtype: tf.DType) -> str:
+def type_text(dtype: dtypes.DType) -> str:
     """TensorFlow's C++ name of a data type."""
     return {"float32": "float", "float64": "double", "float16": "half"}.get(dtype.name, str(dtype.name))
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
+from tensorflow.python.framework import dtypes
 
 from glyph_serving.errors import ServingError, invalid_argument
 
@@ -42,7 +42,7 @@ _FIELDS: dict[int, tuple[str, Any]] = {
     types_pb2.DT_BFLOAT16: ("half_val", np.uint16),
     types_pb2.DT_STRING: ("string_val", object),
 }
-_NUMPY = {number: np.dtype(tf.as_dtype(number).as_numpy_dtype) for number in _FIELDS}
+_NUMPY = {number: np.dtype(dtypes.as_dtype(number).as_numpy_dtype) for number in _FIELDS}
 _NUMBERS = {dtype: number for number, dtype in reversed(_NUMPY.items())}
 _PACKED_FLOATS = {types_pb2.DT_FLOAT: 5, types_pb2.DT_DOUBLE: 6}  # field numbers whose payload is the array's memory
 _TENSOR_CONTENT = 4

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+DIGITS = Path(__file__).parent.parent / "conformance" / "models" / "digits"
 GLYPH_SERVE = Path(sysconfig.get_path("scripts")) / "glyph-serve"
 
 
@@ -32,10 +33,10 @@ def refusal(free_ports: Callable[[int], list[int]]) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize("flag", ["port", "rest_api_port"])
-def test_a_taken_port_is_named(refusal: Callable[..., str], models_dir: Path, flag: str) -> None:
+def test_a_taken_port_is_named(refusal: Callable[..., str], flag: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = refusal(f"--{flag}={port}", f"--model_base_path={models_dir / 'digits'}")
+        said = refusal(f"--{flag}={port}", f"--model_base_path={DIGITS}")
     assert f"error: port {port} on 127.0.0.1 is already taken. Free it, or choose another --{flag}" in said
 
 
@@ -50,12 +51,27 @@ def test_a_base_path_without_versions_is_named(refusal: Callable[..., str], tmp_
     assert f"no versions of model digits under {tmp_path} (folders named by a number): publish one as" in said
 
 
-def test_tls_is_refused_rather_than_left_out(refusal: Callable[..., str], models_dir: Path, tmp_path: Path) -> None:
-    (tmp_path / "ssl.config").write_text('server_key: "k" server_cert: "c"')
-    said = refusal(f"--model_base_path={models_dir / 'digits'}", f"--ssl_config_file={tmp_path / 'ssl.config'}")
-    assert "this server speaks plain text only, and --ssl_config_file asks for TLS" in said
+@pytest.mark.parametrize("flag", ["ssl_config_file", "rest_ssl_config_file"])
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('server_cert: "c"', "has no server_key: it must hold the PEM text itself"),
+        (
+            'server_key: "/etc/key.pem" server_cert: "/etc/cert.pem"',
+            "server_key, server_cert or custom_ca cannot be used",
+        ),
+        ('server_key: "k" server_cert: "c" client_verify: true', "asks for client_verify but has no custom_ca"),
+    ],
+)
+def test_unusable_certificates_are_named(
+    refusal: Callable[..., str], tmp_path: Path, flag: str, content: str, problem: str
+) -> None:
+    (tmp_path / "ssl.config").write_text(content)
+    said = refusal(f"--model_base_path={DIGITS}", f"--{flag}={tmp_path / 'ssl.config'}")
+    assert f"{tmp_path / 'ssl.config'}" in said
+    assert problem in said
 
 
 def test_a_flag_without_effect_is_told(refusal: Callable[..., str], tmp_path: Path) -> None:
-    said = refusal(f"--model_base_path={tmp_path}", "--rest_api_enable_cors_support=true")
-    assert "warning: --rest_api_enable_cors_support has no effect" in said
+    said = refusal(f"--model_base_path={tmp_path}", "--enable_profiler=false")
+    assert "warning: --enable_profiler has no effect: the profiler service is not part of this server" in said

@@ -1,36 +1,39 @@
-"""JSON requests and tensors, as TensorFlow Serving's REST API maps one to the other.
+"""JSON predict requests, as TensorFlow Serving's REST API maps them to tensors.
 
 A request in order is read by the standard library's parser and NumPy; anything out of the ordinary is read again, step
 by step, which either finds that all is well or says what is not, in the genuine server's words.
 """
 
-import binascii
 import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-from tensorflow_serving.apis import input_pb2
+from tensorflow.python.framework import dtypes
 
 from glyph_serving.errors import Code, ServingError, invalid_argument
-from glyph_serving.json_value import MISSING, Object, parse, quote, to_text, type_name
+from glyph_serving.json_document import (
+    decode_base64,
+    decode_base64_object,
+    format_error,
+    is_base64,
+    read_document,
+    shown,
+    signature_name,
+)
+from glyph_serving.json_value import MISSING, Object, type_name
 from glyph_serving.servable import Array, Arrays, Signature, TensorSpec, type_text
 
-_MAX_SHOWN = 256  # characters of a value in a message
-_BASE64 = re.compile(rb"([A-Za-z0-9+/]*)(=*)")
-_BASE64_SPACE = b" \t\n\v\f\r"
-_INT_RANGES: dict[tf.DType, tuple[int, int]] = {
-    tf.int8: (-(2**7), 2**7),
-    tf.int16: (-(2**15), 2**15),
-    tf.int32: (-(2**31), 2**31),
-    tf.int64: (-(2**63), 2**63),
-    tf.uint8: (0, 2**8),
-    tf.uint32: (0, 2**32),
-    tf.uint64: (0, 2**64),
+_INT_RANGES: dict[dtypes.DType, tuple[int, int]] = {
+    dtypes.int8: (-(2**7), 2**7),
+    dtypes.int16: (-(2**15), 2**15),
+    dtypes.int32: (-(2**31), 2**31),
+    dtypes.int64: (-(2**63), 2**63),
+    dtypes.uint8: (0, 2**8),
+    dtypes.uint32: (0, 2**32),
+    dtypes.uint64: (0, 2**64),
 }
 
 
@@ -120,7 +123,7 @@ def _array_in_order(spec: TensorSpec, value: Any, has_words: bool) -> Array:
         if not isinstance(value, list):
             raise _OutOfOrder
         strings = np.empty(len(value), dtype)
-        strings[:] = [item.encode() if isinstance(item, str) else _base64(item["b64"].encode()) for item in value]
+        strings[:] = [item.encode() if isinstance(item, str) else decode_base64(item["b64"].encode()) for item in value]
         return strings
     array = np.array(value)
     if dtype.kind == "f" and array.dtype.kind in "fiu" and not has_words:
@@ -139,38 +142,22 @@ def _array_in_order(spec: TensorSpec, value: Any, has_words: bool) -> Array:
 
 
 def _parse_by_steps(body: bytes, find_signature: Callable[[str], Signature]) -> PredictRequest:
-    document = _document(body)
-    signature = find_signature(_signature_name(document))
+    document = read_document(body)
+    signature = find_signature(signature_name(document))
     instances, inputs = document.find(b"instances"), document.find(b"inputs")
     if instances is not MISSING:
         if inputs is not MISSING:
-            raise _format_error(
+            raise format_error(
                 document, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "
             )
         if not isinstance(instances, list):
-            raise _format_error(document, "Expecting 'instances' to be an list/array")
+            raise format_error(document, "Expecting 'instances' to be an list/array")
         if not instances:
-            raise _format_error(document, "No values in 'instances' array")
+            raise format_error(document, "No values in 'instances' array")
         return PredictRequest(signature, _from_instances(instances, signature), True)
     if inputs is not MISSING:
         return PredictRequest(signature, _from_inputs(inputs, signature), False)
     raise invalid_argument("Missing 'inputs' or 'instances' key")
-
-
-def _document(body: bytes) -> Object:
-    document = parse(body)
-    if not isinstance(document, Object):
-        raise _format_error(document, "Is not object")
-    return document
-
-
-def _signature_name(document: Object) -> str:
-    name = document.find(b"signature_name")
-    if name is MISSING:
-        return ""
-    if not isinstance(name, bytes):
-        raise _format_error(document, "not formatted correctly. 'signature_name' key must be a string value.")
-    return name.decode("utf-8", "surrogateescape")
 
 
 class _Tensor:
@@ -210,7 +197,7 @@ class _Tensor:
         if not isinstance(value, list):
             if level != rank:
                 raise invalid_argument(
-                    f"JSON Value: {_shown(value)} found at incorrect level: {level + 1} in the JSON DOM. Expected at "
+                    f"JSON Value: {shown(value)} found at incorrect level: {level + 1} in the JSON DOM. Expected at "
                     f"level: {rank}"
                 )
             self.values.append(_scalar(value, self._spec.dtype))
@@ -264,7 +251,7 @@ def _add_named_row(tensors: Mapping[str, _Tensor], number: int, row: Object) -> 
             ) from None
     if names != tensors.keys():
         raise invalid_argument(
-            f"Failed to process element: {number} of 'instances' list. JSON object: {_shown(row)} keys must be equal "
+            f"Failed to process element: {number} of 'instances' list. JSON object: {shown(row)} keys must be equal "
             f"to: {','.join(tensors)}"
         )
 
@@ -293,22 +280,22 @@ def _from_inputs(inputs: Any, signature: Signature) -> Arrays:
     return arrays
 
 
-def _scalar(value: Any, dtype: tf.DType) -> Any:
+def _scalar(value: Any, dtype: dtypes.DType) -> Any:
     """A JSON value as a value of a data type.
 
     Raises:
         ServingError: INVALID_ARGUMENT for one of another type, UNIMPLEMENTED for a type without JSON.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if dtype == tf.string:
+    if dtype == dtypes.string:
         if isinstance(value, Object):
-            return _base64_object(value)
+            return decode_base64_object(value)
         if isinstance(value, bytes):
             return value
-    elif dtype in (tf.float32, tf.float64):
+    elif dtype in (dtypes.float32, dtypes.float64):
         if number:
             return float(value)
-    elif dtype == tf.bool:
+    elif dtype == dtypes.bool:
         if isinstance(value, bool):
             return value
     elif dtype in _INT_RANGES:
@@ -316,9 +303,9 @@ def _scalar(value: Any, dtype: tf.DType) -> Any:
         if number and isinstance(value, int) and low <= value < high:
             return value
     elif not isinstance(value, Object):
-        raise ServingError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {_shown(value)} to type: {dtype.name}")
+        raise ServingError(Code.UNIMPLEMENTED, f"Conversion of JSON Value: {shown(value)} to type: {dtype.name}")
     raise invalid_argument(
-        f"JSON Value: {_shown(value)} Type: {type_name(value)} is not of expected type: {type_text(dtype)}"
+        f"JSON Value: {shown(value)} Type: {type_name(value)} is not of expected type: {type_text(dtype)}"
     )
 
 
@@ -334,216 +321,6 @@ def _shape_text(shape: tuple[int, ...]) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
 
 
-def _is_base64(value: Any) -> bool:
-    return isinstance(value, Object) and len(value.members) == 1 and isinstance(value.find(b"b64"), bytes)
-
-
 def _is_named(value: Any) -> bool:
     """Whether a value is an object of named inputs, not one that stands for a string."""
-    return isinstance(value, Object) and not _is_base64(value)
-
-
-def _base64_object(value: Object) -> bytes:
-    if not _is_base64(value):
-        raise invalid_argument(f"JSON Value: {_shown(value)} not formatted correctly for base64 data")
-    try:
-        return _base64(value.find(b"b64"))
-    except ValueError:
-        raise invalid_argument("Unable to base64 decode") from None
-
-
-def _base64(text: bytes) -> bytes:
-    """Decodes base64, with or without padding, white space ignored.
-
-    Raises:
-        ValueError: It is none.
-    """
-    match = _BASE64.fullmatch(text.translate(None, _BASE64_SPACE))
-    if match is None:
-        raise ValueError("not base64")
-    digits, padding = match.groups()
-    missing = -len(digits) % 4
-    if missing == 3 or (padding and len(padding) != missing):
-        raise ValueError("not base64")
-    return binascii.a2b_base64(digits + b"=" * missing)
-
-
-def _shown(value: Any) -> str:
-    return to_text(value)[:_MAX_SHOWN]
-
-
-def _format_error(value: Any, problem: str) -> ServingError:
-    return invalid_argument(f"JSON Value: {_shown(value)} {problem}")
-
-
-# --- classify and regress
-
-
-def parse_examples(body: bytes) -> tuple[str, input_pb2.Input]:
-    """Reads a classify or regress request.
-
-    Args:
-        body: The JSON text.
-
-    Returns:
-        The signature's name, "" for the default, and the examples.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT for what cannot be read.
-    """
-    document = _document(body)
-    name = _signature_name(document)
-    given = input_pb2.Input()
-    context = document.find(b"context")
-    target = given.example_list.examples
-    if context is not MISSING:
-        _fill_example(context, given.example_list_with_context.context)
-        target = given.example_list_with_context.examples
-    examples = document.find(b"examples")
-    if examples is MISSING:
-        raise _format_error(document, "When method is classify, key 'examples' is expected and was not found")
-    if not isinstance(examples, list):
-        raise _format_error(document, "Expecting 'examples' value to be an list/array")
-    if not examples:
-        raise _format_error(document, "'examples' value is an empty array")
-    for example in examples:
-        _fill_example(example, target.add())
-    return name, given
-
-
-def _fill_example(value: Any, example: Any) -> None:
-    if not isinstance(value, Object):
-        raise invalid_argument(f"Example must be JSON object but got JSON {type_name(value)}")
-    for key, content in value:
-        name = key.decode("utf-8", "surrogateescape")
-        feature = example.features.feature[name]
-        feature.Clear()
-        for item in content if isinstance(content, list) else [content]:
-            _add_feature_value(name, item, feature)
-
-
-def _add_feature_value(name: str, value: Any, feature: Any) -> None:
-    if isinstance(value, bool):
-        kind, value = "int64", int(value)
-    elif isinstance(value, float):
-        kind = "float"
-    elif isinstance(value, int):
-        kind = "int64"
-        if value >= 2**63:
-            raise invalid_argument(f"Feature: {name} has uint64 element. Only int64 is supported.")
-    elif isinstance(value, bytes):
-        kind = "bytes"
-    elif _is_base64(value):
-        kind, value = "bytes", _base64_object(value)
-    else:
-        raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {type_name(value)}")
-    field = f"{kind}_list"
-    present = feature.WhichOneof("kind")
-    if present not in (None, field):
-        expected = present.removesuffix("_list")
-        raise invalid_argument(f"Unexpected element type in feature: {name} expecting type: {expected}")
-    getattr(feature, field).value.append(value)
-
-
-# --- answers
-
-
-def format_predictions(outputs: Mapping[str, Array], row_format: bool) -> bytes:
-    """The JSON text of a predict answer.
-
-    Args:
-        outputs: The output arrays by alias.
-        row_format: Whether to write ``predictions``, one an instance, or ``outputs``, one a tensor.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT for outputs that cannot be told apart by instance.
-    """
-    writers = {alias: _writer(array.dtype, alias) for alias, array in outputs.items()}
-    values = {alias: array.tolist() for alias, array in outputs.items()}
-    if row_format:
-        return _text(_rows(outputs, values, writers))
-    texts = {alias: _nested(value, writers[alias]) for alias, value in values.items()}
-    return _text(f'"outputs": {_members(texts, 4)}')
-
-
-def format_classifications(result: Any) -> bytes:
-    """The JSON text of a ClassificationResult: label and score of every class of every example."""
-    rows = [
-        "[" + ", ".join(f"[{quote(one.label.encode())}, {_decimal(one.score, 9)}]" for one in entry.classes) + "]"
-        for entry in result.classifications
-    ]
-    return _text(f'"results": [{", ".join(rows)}\n    ]')
-
-
-def format_regressions(result: Any) -> bytes:
-    """The JSON text of a RegressionResult: the value of every example."""
-    return _text(f'"results": [{", ".join(_decimal(entry.value, 9) for entry in result.regressions)}]')
-
-
-def format_error(message: str) -> bytes:
-    """The JSON text of an error."""
-    return _text(f'"error": {quote(message.encode("utf-8", "surrogateescape"))}')
-
-
-def _text(member: str) -> bytes:
-    return f"{{\n    {member}\n}}".encode("utf-8", "surrogateescape")
-
-
-_Writer = Callable[[Any], str]
-
-
-def _rows(outputs: Mapping[str, Array], values: Mapping[str, Any], writers: Mapping[str, _Writer]) -> str:
-    batch = -1
-    for alias, array in outputs.items():
-        if array.ndim == 0:
-            raise invalid_argument(f"Tensor name: {alias} has no shape information ")
-        if batch >= 0 and array.shape[0] != batch:
-            raise invalid_argument(
-                f"Tensor name: {alias} has inconsistent batch size: {array.shape[0]} expecting: {batch}"
-            )
-        batch = array.shape[0]
-    rows = [
-        _members({alias: _nested(value[i], writers[alias]) for alias, value in values.items()}, 8) for i in range(batch)
-    ]
-    lead, separator = ("\n        ", ",\n        ") if len(outputs) > 1 else ("", ", ")
-    return f'"predictions": [{lead}{separator.join(rows)}\n    ]'
-
-
-def _members(texts: Mapping[str, str], indent: int) -> str:
-    """Several texts as an object, one as itself."""
-    if len(texts) == 1:
-        return next(iter(texts.values()))
-    lines = ",\n".join(f"{' ' * indent}    {quote(alias.encode())}: {text}" for alias, text in texts.items())
-    return f"{{\n{lines}\n{' ' * indent}}}"
-
-
-def _writer(dtype: np.dtype[Any], alias: str) -> _Writer:
-    """What writes one value of a tensor; strings of tensors named ``*_bytes`` go out as base64."""
-    if dtype == np.float64:
-        return lambda value: _decimal(value, 17)
-    if dtype.kind in "fV":
-        return lambda value: _decimal(value, 9)
-    if dtype.kind == "b":
-        return lambda value: "true" if value else "false"
-    if dtype.kind == "O":
-        if alias.endswith("_bytes"):
-            return lambda value: f'{{"b64": "{binascii.b2a_base64(value, newline=False).decode()}"}}'
-        return quote
-    return str
-
-
-def _nested(value: Any, write: _Writer) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join([_nested(item, write) for item in value]) + "]"
-    return write(value)
-
-
-def _decimal(value: float, digits: int) -> str:
-    """A number as the genuine server writes it: six digits if they suffice, else all that the type has."""
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    text = f"{value:.6g}"
-    exact = np.float32(text) == np.float32(value) if digits == 9 else float(text) == value
-    if not exact:
-        text = f"{value:.{digits}g}"
-    return text if "." in text or "e" in text else f"{text}.0"
+    return isinstance(value, Object) and not is_base64(value)

@@ -1,0 +1,72 @@
+"""What both applications do with a request before they look into it: count it, bound it, read it."""
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from glyph_serving.errors import Code, ServingError
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Mapping[str, Any], Receive, Send], Awaitable[None]]
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class TooLargeError(ServingError):
+    """A request's body is larger than is allowed: RESOURCE_EXHAUSTED, as gRPC has it."""
+
+    def __init__(self, received: int, limit: int) -> None:
+        message = f"Received message larger than max ({received} vs. {limit}); --max_message_bytes sets the limit"
+        super().__init__(Code.RESOURCE_EXHAUSTED, message)
+
+
+class Gate:
+    """The way into one application, which runs on one event loop.
+
+    Args:
+        max_message_bytes: The largest body, as sent and unzipped.
+        max_concurrent: Most requests at once; 0: any number.
+
+    Attributes:
+        in_flight: How many requests are being answered.
+        max_message_bytes: As given.
+    """
+
+    def __init__(self, max_message_bytes: int, max_concurrent: int) -> None:
+        self.in_flight = 0
+        self.max_message_bytes = max_message_bytes
+        self._max_concurrent = max_concurrent or float("inf")
+
+    def check(self) -> None:
+        """Raises RESOURCE_EXHAUSTED if more requests are in flight than may be."""
+        if self.in_flight > self._max_concurrent:
+            raise ServingError(
+                Code.RESOURCE_EXHAUSTED,
+                f"{self._max_concurrent} requests are being answered, as many as --max_concurrent_requests allows. "
+                "Try again",
+            )
+
+    async def read(self, receive: Receive) -> bytes:
+        """The whole body of a request.
+
+        Raises:
+            TooLargeError: There is more of it than may be; the rest is not read.
+        """
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            pieces = [body]
+            size = len(body)
+            while message.get("more_body") and size <= self.max_message_bytes:
+                message = await receive()
+                pieces.append(message.get("body", b""))
+                size += len(pieces[-1])
+            body = b"".join(pieces)
+        if len(body) > self.max_message_bytes:
+            raise TooLargeError(len(body), self.max_message_bytes)
+        return body
+
+
+def request_id(headers: Headers) -> str:
+    """The id under which Envoy's access log tells of a request; empty if it has none."""
+    return next((value.decode("latin-1") for name, value in headers if name == b"x-request-id"), "")

@@ -1,0 +1,154 @@
+"""Request logging: sampled requests and their answers, as the TFRecords that a warm-up replays.
+
+The genuine server has the configuration for it (``logging_config`` of a model) but no collector to write it with. Ours
+is of type ``tfrecord``: files ``<filename_prefix>-<number>.tfrecord``, of which the newest few are kept.
+"""
+
+import queue
+import random
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tensorflow.python.lib.io import tf_record
+from tensorflow_serving.apis import prediction_log_pb2
+
+from glyph_serving.config import LoggingConfig
+from glyph_serving.errors import Code
+from glyph_serving.log import LOGGER
+
+_WAITING = 1000  # records; what comes faster than the disk takes it is left out
+_NUMBER = re.compile(r"-(\d+)\.tfrecord$")
+
+
+class RequestLog:
+    """The log of one model.
+
+    Args:
+        config: Where to write, and how much of what is asked.
+        file_bytes: The size at which the next file is begun.
+        files: How many files are kept.
+        count: Told how every record went, by the name of a status code.
+    """
+
+    def __init__(self, config: LoggingConfig, file_bytes: int, files: int, count: Callable[[str], None]) -> None:
+        self._rate = config.sampling_rate
+        self._prefix = config.filename_prefix
+        self._file_bytes = file_bytes
+        self._files = files
+        self._count = count
+        self._waiting: queue.Queue[bytes | None] = queue.Queue(_WAITING)
+        self._writer = threading.Thread(target=self._write, name="request log", daemon=True)
+        self._writer.start()
+
+    @property
+    def sampled(self) -> bool:
+        """Whether this time a request is to be logged."""
+        return self._rate >= 1 or random.random() < self._rate  # noqa: S311 (a sample, not a secret)
+
+    def add(self, log: prediction_log_pb2.PredictionLog) -> None:
+        """Has a record written; leaves it out if too many wait for the disk."""
+        log.log_metadata.sampling_config.sampling_rate = self._rate
+        try:
+            self._waiting.put_nowait(log.SerializeToString())
+        except queue.Full:
+            self._count(Code.RESOURCE_EXHAUSTED.name)
+
+    def close(self) -> None:
+        """Writes what still waits."""
+        self._waiting.put(None)
+        self._writer.join()
+
+    def _write(self) -> None:
+        writer = None
+        written = 0
+        while (record := self._waiting.get()) is not None:
+            try:
+                if writer is None:
+                    writer, written = tf_record.TFRecordWriter(str(self._next_file())), 0
+                writer.write(record)
+                written += len(record)
+                if self._waiting.empty():
+                    writer.flush()
+                if written >= self._file_bytes:
+                    writer.close()
+                    writer = None
+            except Exception as error:  # noqa: BLE001 (a full disk must not end the log, let alone the server)
+                LOGGER.warning("a request was not logged under %s: %s", self._prefix, error)
+                self._count(Code.UNKNOWN.name)
+                writer = None
+            else:
+                self._count(Code.OK.name)
+        if writer is not None:
+            writer.close()
+
+    def _next_file(self) -> Path:
+        """The file to begin; the oldest are deleted."""
+        prefix = Path(self._prefix)
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        numbered = sorted(
+            (int(match.group(1)), path)
+            for path in prefix.parent.glob(f"{prefix.name}-*.tfrecord")
+            if (match := _NUMBER.search(path.name))
+        )
+        for _, path in numbered[: max(0, len(numbered) + 1 - self._files)]:
+            path.unlink(missing_ok=True)
+        number = numbered[-1][0] + 1 if numbered else 1
+        return prefix.with_name(f"{prefix.name}-{number:06d}.tfrecord")
+
+
+class RequestLogs:
+    """The logs of all models, opened when they are first needed.
+
+    Args:
+        find: The logging configuration of a model; None where it is not logged.
+        file_bytes: The size at which a log's next file is begun.
+        files: How many files of a log are kept.
+        count: Told the model and how every record went.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[str], LoggingConfig | None],
+        file_bytes: int,
+        files: int,
+        count: Callable[[str, str], None],
+    ) -> None:
+        self._find = find
+        self._file_bytes = file_bytes
+        self._files = files
+        self._count = count
+        self._logs: dict[tuple[str, LoggingConfig], RequestLog] = {}
+        self._lock = threading.Lock()
+
+    def sample(self, model: str) -> RequestLog | None:
+        """Where to log a request of a model; None if it is not to be logged."""
+        config = self._find(model)
+        if config is None:
+            return None
+        with self._lock:
+            log = self._logs.get((model, config))
+            if log is None:
+                log = RequestLog(config, self._file_bytes, self._files, lambda status: self._count(model, status))
+                self._logs[model, config] = log
+        return log if log.sampled else None
+
+    def record(self, model: str, kind: str, request: Any, response: Any) -> None:
+        """Logs a request of a kind (``classify_log`` and so on) and its answer, if it is to be logged."""
+        log = self.sample(model)
+        if log is None:
+            return
+        entry = prediction_log_pb2.PredictionLog()
+        entry.log_metadata.model_spec.name = model
+        getattr(entry, kind).request.CopyFrom(request)
+        getattr(entry, kind).response.CopyFrom(response)
+        log.add(entry)
+
+    def close(self) -> None:
+        """Writes what still waits."""
+        with self._lock:
+            logs, self._logs = list(self._logs.values()), {}
+        for log in logs:
+            log.close()
