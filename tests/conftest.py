@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import trustme
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BIN = Path(sysconfig.get_path("scripts"))
@@ -145,6 +146,28 @@ def start() -> Callable[..., contextlib.AbstractContextManager[Started]]:
 def serve() -> Callable[..., contextlib.AbstractContextManager[Server]]:
     """`with serve("--model_name=digits", ...) as server:` runs a glyph-serve of the test's own on free ports."""
     return running_server
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """PEM files: an authority made for this run, and a certificate that it signed, good for both ends."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """What servers and clients on localhost prove themselves with."""
+    folder = tmp_path_factory.mktemp("certificates")
+    made = Certificates(folder / "authority.pem", folder / "certificate.pem", folder / "key.pem")
+    authority = trustme.CA()
+    signed = authority.issue_cert("localhost", "127.0.0.1")
+    authority.cert_pem.write_to_path(str(made.authority))
+    made.certificate.write_bytes(b"".join(part.bytes() for part in signed.cert_chain_pems))
+    signed.private_key_pem.write_to_path(str(made.key))
+    return made
 
 
 @contextlib.contextmanager

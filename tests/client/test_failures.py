@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -48,7 +47,6 @@ from glyph_client import (
 from glyph_client._transports import split_targets
 from glyph_client.protos import serving_pb2 as pb
 
-CERTIFICATES = Path(__file__).parent / "certificates"
 FAST = Retry(initial=0.001, longest=0.002)
 AVAILABLE = [VersionStatus(3, "AVAILABLE")]
 STATUS = pb.GetModelStatusResponse(
@@ -358,22 +356,22 @@ def test_secrets_and_headers_travel_with_every_request(grpc_stub: Any, rest_stub
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_tls_is_checked_both_ways(grpc_stub: Any, asynchronous: bool) -> None:
-    key, certificate = ((CERTIFICATES / name).read_bytes() for name in ("key.pem", "certificate.pem"))
-    credentials = grpc.ssl_server_credentials([(key, certificate)], certificate, require_client_auth=True)
+def test_tls_is_checked_both_ways(grpc_stub: Any, certificates: Any, asynchronous: bool) -> None:
+    pair = (certificates.key.read_bytes(), certificates.certificate.read_bytes())
+    credentials = grpc.ssl_server_credentials([pair], certificates.authority.read_bytes(), require_client_auth=True)
     stub = grpc_stub(answered, credentials)
-    mutual = TLS(CERTIFICATES / "certificate.pem", CERTIFICATES / "certificate.pem", CERTIFICATES / "key.pem")
+    mutual = TLS(certificates.authority, certificates.certificate, certificates.key)
 
     def run(tls: TLS | None) -> Any:
         return status_at(stub.target, asynchronous=asynchronous, tls=tls, retry=Retry(1))
 
     assert run(mutual) == AVAILABLE
-    for tls in (None, TLS(CERTIFICATES / "certificate.pem")):
+    for tls in (None, TLS(certificates.authority)):
         with pytest.raises(Unavailable):
             run(tls)
 
 
-def test_https_is_checked_both_ways(rest_stub: Any) -> None:
+def test_https_is_checked_both_ways(certificates: Any) -> None:
     import http.server
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -387,8 +385,8 @@ def test_https_is_checked_both_ways(rest_stub: Any) -> None:
             pass
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTIFICATES / "certificate.pem", CERTIFICATES / "key.pem")
-    context.load_verify_locations(CERTIFICATES / "certificate.pem")
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    context.load_verify_locations(certificates.authority)
     context.verify_mode = ssl.CERT_REQUIRED
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -396,7 +394,7 @@ def test_https_is_checked_both_ways(rest_stub: Any) -> None:
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     target = f"https://localhost:{server.server_port}"
-    mutual = TLS(CERTIFICATES / "certificate.pem", CERTIFICATES / "certificate.pem", CERTIFICATES / "key.pem")
+    mutual = TLS(certificates.authority, certificates.certificate, certificates.key)
     try:
         with Client(target, tls=mutual) as client:
             assert client.status() == AVAILABLE
