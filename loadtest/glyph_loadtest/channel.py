@@ -1,13 +1,15 @@
 """What the two protocols have in common: start a request, be told of the reply."""
 
-import ssl
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
 import gevent
 import gevent.socket
+from gevent import ssl
 from gevent.hub import Waiter
 
 
@@ -61,11 +63,19 @@ def call(channel: Channel, request: bytes) -> Reply:
 
 @dataclass(frozen=True)
 class Address:
-    """Where to connect: host, port, and whether to speak TLS."""
+    """Where to connect.
+
+    Attributes:
+        host: the server's name or number.
+        port: its port.
+        tls: whether to speak TLS.
+        ca: the PEM file of the certificates to trust then; empty for the system's.
+    """
 
     host: str
     port: int
     tls: bool = False
+    ca: str = ""
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -83,16 +93,30 @@ def connect(address: Address, timeout: float, alpn: str) -> gevent.socket.socket
         CallError: ``NO CONNECTION``, with the system's reason.
     """
     try:
-        sock = gevent.socket.create_connection((address.host, address.port), timeout)
-        sock.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
-        if address.tls:
-            context = ssl.create_default_context()
-            context.set_alpn_protocols([alpn])
-            sock = context.wrap_socket(sock, server_hostname=address.host)
-        sock.settimeout(None)
+        with ExitStack() as stack:
+            sock = stack.enter_context(gevent.socket.create_connection((address.host, address.port), timeout))
+            sock.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
+            if address.tls:
+                sock = stack.enter_context(_tls(address.ca, alpn).wrap_socket(sock, server_hostname=address.host))
+            sock.settimeout(None)
+            stack.pop_all()
+    except ssl.SSLCertVerificationError as error:
+        reason = f"{address}: the certificate is not trusted ({error.verify_message}); --ca names one to trust"
+        raise CallError(NO_CONNECTION, reason) from error
     except OSError as error:
         raise CallError(NO_CONNECTION, f"{address}: {error.strerror or error}") from error
     return sock
+
+
+@cache
+def _tls(ca: str, alpn: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the certificate and the name
+    if ca:
+        context.load_verify_locations(ca)
+    else:
+        context.load_default_certs()
+    context.set_alpn_protocols([alpn])
+    return context
 
 
 def no_connection(reason: str) -> Reply:

@@ -1,6 +1,7 @@
 """`glyph-load`: how much can a server take?"""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module.add(subparser)
         subparser.set_defaults(execute=module.execute)
     options = parser.parse_args(arguments)
+    logging.getLogger("locust").setLevel(logging.ERROR)  # its advice is about options that are not ours
     _interrupt_main_greenlet()
     try:
         code: int = options.execute(options)

@@ -100,8 +100,9 @@ class _Local:
     def begin(self, target: Target, plan: Plan, first: int) -> None:
         environment = self._environment = Environment(user_classes=[DigitUser], host=str(target))
         environment.create_local_runner()
-        _start(environment, target, plan, first, parts=1)
+        environment.parsed_options = as_options(target, plan, first, parts=1)
         self._session = open_session(environment)
+        _start(environment, plan, first, parts=1)
 
     def collect(self) -> Measurement:
         return self._session.take() if self._session is not None else Measurement()
@@ -159,7 +160,8 @@ class _Workers:
         self._idle.clear()
         self._measurement = Measurement()
         self._environment.host = str(target)
-        gevent.spawn(_start, self._environment, target, plan, first, parts=self.workers)
+        self._environment.parsed_options = as_options(target, plan, first, parts=self.workers)
+        gevent.spawn(_start, self._environment, plan, first, parts=self.workers)
 
     def collect(self) -> Measurement:
         collected, self._measurement = self._measurement, Measurement()
@@ -193,8 +195,7 @@ def _process(command: list[str], environment: dict[str, str]) -> Iterator[subpro
                 process.kill()
 
 
-def _start(environment: Environment, target: Target, plan: Plan, first: int, parts: int) -> None:
-    environment.parsed_options = as_options(target, plan, first, parts)
+def _start(environment: Environment, plan: Plan, first: int, parts: int) -> None:
     if plan.arrivals is not None:
         environment.shape_class = None
         environment.runner.start(parts, spawn_rate=parts)

@@ -1,24 +1,21 @@
-"""gRPC over one HTTP/2 connection, for a load generator.
+"""One HTTP/2 connection, for a load generator.
 
-The stock gRPC library, patched for gevent, runs every call through a thread pool and manages some 1,900 calls a second
-of processor time; this manages more than ten times as many, because a load generator needs little of HTTP/2: the header
-block of a request never changes, and a reply is three frames. Flow control, stream limits, settings, pings and GOAWAY
-are honoured. Frames, flags and settings are those of RFC 9113; the mapping of gRPC onto them is that of gRPC's
-PROTOCOL-HTTP2.md.
+A load generator needs little of HTTP/2: the header block of a request never changes, and a reply is three frames. Flow
+control, stream limits, settings, pings and GOAWAY are honoured. Frames, flags and settings are those of RFC 9113.
 """
 
 import math
 import struct
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from urllib.parse import unquote
 
 import gevent
 import gevent.event
 from hpack import Decoder, Encoder, HPACKError, NeverIndexedHeaderTuple
 
-from glyph_loadtest.channel import NO_CONNECTION, TIMED_OUT, Address, CallError, Done, Reply, connect, no_connection
+from glyph_loadtest.channel import TIMED_OUT, Address, CallError, Done, Reply, connect, no_connection
 
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
@@ -31,28 +28,8 @@ _WIDE = 2**31 - 1  # the widest flow-control window: answers are small, and nobo
 _DEFAULT_WINDOW = 65_535
 _DEFAULT_FRAME_SIZE = 16_384
 _MAX_STREAM_ID = 2**31 - 1
-_RECONNECT_AFTER = 0.1  # seconds: a dead server is asked ten times a second, not ten thousand times
 
-# https://grpc.github.io/grpc/core/md_doc_statuscodes.html
-_STATUS = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-]
+Headers = dict[str, str]
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -68,7 +45,7 @@ class _Stream:
     window: int
     unsent: bytes = b""
     body: bytearray = field(default_factory=bytearray)
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Headers = field(default_factory=dict)
 
 
 class _HeaderReader:
@@ -80,9 +57,9 @@ class _HeaderReader:
 
     def __init__(self) -> None:
         self._decoder = Decoder()
-        self._seen: dict[bytes, dict[str, str]] = {}
+        self._seen: dict[bytes, Headers] = {}
 
-    def read(self, block: bytes) -> dict[str, str]:
+    def read(self, block: bytes) -> Headers:
         known = self._seen.get(block)
         if known is not None:
             return known
@@ -94,21 +71,32 @@ class _HeaderReader:
         return headers
 
 
-class _Connection:
-    """One HTTP/2 connection: two greenlets that read and write, and the streams between them."""
+class Connection:
+    """One HTTP/2 connection: greenlets that read, write and keep time, and the streams between them.
 
-    def __init__(self, address: Address, path: str, timeout: float) -> None:
+    Args:
+        address: the server.
+        headers: of every request.
+        read: makes an answer of the headers, trailers included, and the body of a reply.
+        timeout: seconds until a request counts as failed (``DEADLINE_EXCEEDED``).
+
+    Attributes:
+        open: whether it takes further requests.
+
+    Raises:
+        CallError: ``NO CONNECTION``.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        headers: Sequence[tuple[str, str]],
+        read: Callable[[Headers, bytearray], bytes],
+        timeout: float,
+    ) -> None:
         self._socket = connect(address, timeout, "h2")
         self._timeout = timeout
-        scheme = "https" if address.tls else "http"
-        headers = [
-            (":method", "POST"),
-            (":scheme", scheme),
-            (":path", path),
-            (":authority", str(address)),
-            ("te", "trailers"),
-            ("content-type", "application/grpc"),
-        ]
+        self._read = read
         self._header_block = bytes(Encoder().encode([NeverIndexedHeaderTuple(*header) for header in headers]))
         self._reader = _HeaderReader()
         self._streams: dict[int, _Stream] = {}
@@ -133,14 +121,16 @@ class _Connection:
         )
         self._greenlets = [gevent.spawn(run) for run in (self._read_loop, self._write_loop, self._expire_loop)]
 
-    def start(self, message: bytes, done: Done) -> None:
+    def start(self, data: bytes, done: Done) -> None:
+        """Sends a request with a body, when the server takes one more; see Channel."""
         deadline = perf_counter() + self._timeout
         if self._waiting or len(self._streams) >= self._stream_limit:
-            self._waiting.append((message, done, deadline))
+            self._waiting.append((data, done, deadline))
         else:
-            self._open_stream(message, done, deadline)
+            self._open_stream(data, done, deadline)
 
     def close(self, reason: str) -> None:
+        """Closes the connection; what is on its way ends with ``NO CONNECTION`` and the reason."""
         if not self.open:
             return
         self.open = False
@@ -157,11 +147,10 @@ class _Connection:
         self._out.append(data)
         self._wake.set()
 
-    def _open_stream(self, message: bytes, done: Done, deadline: float) -> None:
+    def _open_stream(self, data: bytes, done: Done, deadline: float) -> None:
         number = self._next_id
         self._next_id += 2
         self.open = self.open and self._next_id < _MAX_STREAM_ID
-        data = b"\0" + len(message).to_bytes(4, "big") + message
         stream = self._streams[number] = _Stream(done, deadline, self._stream_window)
         self._write(_frame(_HEADERS, _END_HEADERS, number, self._header_block))
         if len(data) <= min(self._window, stream.window, self._frame_size):
@@ -182,10 +171,19 @@ class _Connection:
             stream.window -= size
             self._write(_frame(_DATA, 0 if stream.unsent else _END_STREAM, number, piece))
 
-    def _end(self, number: int, stream: _Stream, error: CallError | None) -> None:
+    def _end(self, number: int, stream: _Stream, trailers: Headers) -> None:
+        try:
+            reply = Reply(self._read({**stream.headers, **trailers}, stream.body), None, perf_counter())
+        except CallError as error:
+            reply = Reply(b"", error, perf_counter())
+        self._deliver(number, stream, reply)
+
+    def _fail(self, number: int, stream: _Stream, kind: str, message: str) -> None:
+        self._deliver(number, stream, Reply(b"", CallError(kind, message), perf_counter()))
+
+    def _deliver(self, number: int, stream: _Stream, reply: Reply) -> None:
         del self._streams[number]
-        body = b"" if error else bytes(stream.body[5:])
-        stream.done(Reply(body, error, perf_counter()))
+        stream.done(reply)
         self._open_waiting()
 
     def _open_waiting(self) -> None:
@@ -210,7 +208,7 @@ class _Connection:
             late = [(number, stream) for number, stream in self._streams.items() if stream.deadline < now]
             for number, stream in late:
                 self._write(_frame(_RST_STREAM, 0, number, (8).to_bytes(4, "big")))  # CANCEL
-                self._end(number, stream, CallError(TIMED_OUT, f"no answer within {self._timeout:g} s"))
+                self._fail(number, stream, TIMED_OUT, f"no answer within {self._timeout:g} s")
             while self._waiting and self._waiting[0][2] < now:
                 _, done, _ = self._waiting.popleft()
                 done(Reply(b"", CallError(TIMED_OUT, f"not sent within {self._timeout:g} s"), now))
@@ -256,7 +254,7 @@ class _Connection:
             self._write(_frame(_PING, _ACK, 0, payload))
         elif kind == _RST_STREAM and (stream := self._streams.get(number)):
             code = int.from_bytes(payload, "big")
-            self._end(number, stream, CallError("UNAVAILABLE", f"the server reset the stream (HTTP/2 error {code})"))
+            self._fail(number, stream, "UNAVAILABLE", f"the server reset the stream (HTTP/2 error {code})")
         elif kind == _GOAWAY:
             self._handle_goaway(int.from_bytes(payload[:4], "big"), payload[8:])
 
@@ -268,7 +266,7 @@ class _Connection:
         if stream := self._streams.get(number):
             stream.body += _unpadded(flags, payload)
             if flags & _END_STREAM:
-                self._end(number, stream, CallError("INTERNAL", "the answer ended without a gRPC status"))
+                self._end(number, stream, {})
 
     def _handle_headers(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         if kind == _HEADERS:
@@ -284,7 +282,7 @@ class _Connection:
         if stream is None:
             return
         if self._headers_flags & _END_STREAM:
-            self._end(number, stream, _status({**stream.headers, **headers}, stream.body))
+            self._end(number, stream, headers)
         else:
             stream.headers = headers
 
@@ -317,70 +315,8 @@ class _Connection:
         self.open = False  # the channel opens a new connection; what the server has accepted may still be answered here
         reason = "the server is going away" + (f" ({debug.decode(errors='replace')})" if debug else "")
         for number, stream in [item for item in self._streams.items() if item[0] > last]:
-            self._end(number, stream, CallError("UNAVAILABLE", reason))
+            self._fail(number, stream, "UNAVAILABLE", reason)
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:
     return payload[1 : len(payload) - payload[0]] if flags & _PADDED else payload
-
-
-def _status(headers: dict[str, str], body: bytearray) -> CallError | None:
-    """The error that the end of a stream tells, None when all is well."""
-    status = headers.get("grpc-status")
-    message = unquote(headers.get("grpc-message", ""))
-    if status is None:
-        return CallError("HTTP " + headers.get(":status", "?"), "the answer has no gRPC status: no gRPC server there?")
-    if status != "0":
-        known = status.isdecimal() and int(status) < len(_STATUS)
-        return CallError(_STATUS[int(status)] if known else f"gRPC status {status}", message)
-    if len(body) < 5 or body[0] or len(body) != 5 + int.from_bytes(body[1:5], "big"):
-        return CallError("INTERNAL", f"not one uncompressed message, but {len(body)} bytes")
-    return None
-
-
-class GrpcChannel:
-    """A gRPC method of a server, called over one connection that is opened when needed.
-
-    Args:
-        address: the server.
-        path: the method, e.g. ``/tensorflow.serving.PredictionService/Predict``.
-        timeout: seconds until a request counts as failed (``DEADLINE_EXCEEDED``).
-    """
-
-    def __init__(self, address: Address, path: str, timeout: float) -> None:
-        self._address = address
-        self._path = path
-        self._timeout = timeout
-        self._connection: _Connection | None = None
-        self._connecting: list[tuple[bytes, Done]] | None = None
-        self._failure: tuple[float, Reply] | None = None
-
-    def start(self, request: bytes, done: Done) -> None:
-        """Sends a serialised request message; see Channel."""
-        if self._connection is not None and self._connection.open:
-            self._connection.start(request, done)
-        elif self._connecting is not None:
-            self._connecting.append((request, done))
-        elif self._failure is not None and perf_counter() - self._failure[0] < _RECONNECT_AFTER:
-            done(self._failure[1]._replace(at=perf_counter()))
-        else:
-            self._connecting = [(request, done)]
-            gevent.spawn(self._connect)
-
-    def close(self) -> None:
-        """Closes the connection; see Channel."""
-        if self._connection is not None:
-            self._connection.close("closed by the load test")
-
-    def _connect(self) -> None:
-        try:
-            self._connection = _Connection(self._address, self._path, self._timeout)
-        except CallError as error:
-            reply = Reply(b"", CallError(NO_CONNECTION, error.message), perf_counter())
-            self._failure = (perf_counter(), reply)
-        waiting, self._connecting = self._connecting or [], None
-        for request, done in waiting:
-            if self._connection is not None and self._connection.open:
-                self._connection.start(request, done)
-            elif self._failure is not None:
-                done(self._failure[1])

@@ -1,21 +1,22 @@
 """For Locust's own command line: `locust -f loadtest/glyph_loadtest/locustfile.py --host localhost:8500`.
 
 The host says the protocol: ``localhost:8500`` or ``grpc://...`` is gRPC, ``http://...`` is REST. Master and workers
-merge their measurements without loss; the master, or the only process, logs the percentiles at the end.
+merge their measurements without loss; the master, or the only process, prints them at the end, and Locust's web page
+has them at ``/glyph`` at any time.
 """
 
 import logging
 from argparse import ArgumentParser
 from typing import Any
 
-import locust.runners
-from locust import events
+from locust import events, runners
 from locust.env import Environment
 
+from glyph_loadtest.html import page
 from glyph_loadtest.measurement import Measurement
 from glyph_loadtest.options import add_request_options, add_stock_options
-from glyph_loadtest.plan import job_of
-from glyph_loadtest.result import PERCENTILES
+from glyph_loadtest.plan import Plan, job_of
+from glyph_loadtest.result import LOST_WITH_WORKER, Run, machine, summarise, table
 from glyph_loadtest.session import REPORT, REPORT_EVERY, close_session, open_session, session_of
 from glyph_loadtest.target import TargetError
 from glyph_loadtest.users import DigitUser
@@ -32,64 +33,101 @@ def _add_options(parser: ArgumentParser, **_: Any) -> None:
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
-def _prepare(environment: Environment, **_: Any) -> None:
-    locust.runners.WORKER_REPORT_INTERVAL = REPORT_EVERY  # Locust reports every third second, too seldom to look at
-    whole = Measurement()
+def _attach(environment: Environment, **_: Any) -> None:
+    runners.WORKER_REPORT_INTERVAL = REPORT_EVERY  # Locust reports every third second, too seldom to look at
+    record = _Record(environment)
+    for event in ("test_start", "test_stopping", "report_to_master", "worker_report", "quitting", "quit"):
+        getattr(environment.events, event).add_listener(getattr(record, event))
+    if environment.web_ui is not None:
+        show = environment.web_ui.auth_required_if_enabled(record.page)
+        environment.web_ui.app.add_url_rule("/glyph", view_func=show)
 
-    @environment.events.test_start.add_listener  # type: ignore[untyped-decorator]
-    def begin(**_: Any) -> None:
-        whole.seconds.clear()
-        whole.examples.clear()
-        _begin(environment)
 
-    @environment.events.test_stopping.add_listener  # type: ignore[untyped-decorator]
-    def stop(**_: Any) -> None:
-        if session := session_of(environment):
+class _Record:
+    """What this process, and as master its workers, measured in a test; its methods are named after Locust's events."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._measurement = Measurement()
+
+    def test_start(self, **_: Any) -> None:
+        """Opens the session of a process that sends."""
+        environment, self._measurement = self._environment, Measurement()
+        try:
+            job = job_of(environment.host, environment.parsed_options)
+        except TargetError as error:
+            _logger.error("--host: %s", error)
+            if environment.web_ui is None:
+                environment.process_exit_code = 2
+                environment.runner.quit()
+            return
+        if not isinstance(environment.runner, runners.MasterRunner):
+            if not job.first and not environment.stop_timeout:
+                environment.stop_timeout = job.target.timeout + 1  # what is on its way at the end still counts
+            open_session(environment)
+
+    def test_stopping(self, **_: Any) -> None:
+        """Lets no further request be sent."""
+        if session := session_of(self._environment):
             session.stop()
 
-    @environment.events.report_to_master.add_listener  # type: ignore[untyped-decorator]
-    def report(data: dict[str, Any], **_: Any) -> None:
-        if session := session_of(environment):
+    def report_to_master(self, data: dict[str, Any], **_: Any) -> None:
+        """Tells the master what was measured since the last time."""
+        if session := session_of(self._environment):
             data[REPORT] = session.report()
 
-    @environment.events.worker_report.add_listener  # type: ignore[untyped-decorator]
-    def merge(data: dict[str, Any], **_: Any) -> None:
+    def worker_report(self, data: dict[str, Any], **_: Any) -> None:
+        """Merges what a worker tells."""
         if REPORT in data:
-            whole.merge(Measurement.from_dict(data[REPORT]["measurement"]))
+            self._measurement.merge(Measurement.from_dict(data[REPORT]["measurement"]))
 
-    @environment.events.quit.add_listener  # type: ignore[untyped-decorator]
-    def tell(**_: Any) -> None:
+    def quitting(self, **_: Any) -> None:
+        """Sets the exit code: Locust's own, unless there are no figures or a worker has died."""
+        environment = self._environment
+        if isinstance(environment.runner, runners.WorkerRunner) or environment.process_exit_code is not None:
+            return
+        run = self._run()
+        summary = None if run is None else summarise(run)
+        if summary is None or not summary.requests:
+            _logger.error("no request was answered")
+            environment.process_exit_code = 1
+        elif summary.refused is not None:
+            environment.process_exit_code = 3
+        elif any(failure.kind == LOST_WITH_WORKER for failure in summary.failures):
+            environment.process_exit_code = 1
+
+    def quit(self, **_: Any) -> None:
+        """Prints the figures."""
+        run = self._run()
+        close_session(self._environment)
+        if run is None or isinstance(self._environment.runner, runners.WorkerRunner):
+            return
+        if (refused := summarise(run).refused) is not None:
+            _logger.error("no figures, for %s", refused)
+        else:
+            print(table(run))
+
+    def page(self) -> str:
+        """The page `/glyph`."""
+        run = self._run()
+        return "Nothing has been measured yet." if run is None else page(run)
+
+    def _run(self) -> Run | None:
+        """What was measured so far, in the whole seconds between the first request and the last."""
+        environment, measurement = self._environment, self._measurement
         if session := session_of(environment):
-            whole.merge(session.take())
-            close_session(environment)
-        if not isinstance(environment.runner, locust.runners.WorkerRunner):
-            _tell(whole)
-
-
-def _begin(environment: Environment) -> None:
-    try:
+            measurement.merge(session.take())
+        used = [number for number, second in measurement.seconds.items() if second.latency.counts or second.failures]
+        if not used:
+            return None
+        first, end = min(used), max(used) + 1
+        if end - first > 2:
+            first, end = first + 1, end - 1
         job = job_of(environment.host, environment.parsed_options)
-    except TargetError as error:
-        _logger.error("--host: %s", error)
-        environment.process_exit_code = 2
-        environment.runner.quit()
-        return
-    if not isinstance(environment.runner, locust.runners.MasterRunner):
-        if not job.first and not environment.stop_timeout:
-            environment.stop_timeout = job.target.timeout + 1  # what is on its way at the end still counts
-        open_session(environment)
-
-
-def _tell(measurement: Measurement) -> None:
-    whole = measurement.between(0, max(measurement.seconds, default=0) + 1)
-    figures = (f"p{percent:g} {whole.latency.percentile(percent) / 1000:.2f} ms" for percent in PERCENTILES)
-    _logger.info("%d answers: %s", whole.latency.count, ", ".join(figures))
-    _logger.info("%d of %d checked answers were right", whole.correct, whole.checked)
-
-
-@events.quitting.add_listener  # type: ignore[untyped-decorator]
-def _fail_without_answers(environment: Environment, **_: Any) -> None:
-    stats = environment.stats.total
-    if environment.process_exit_code is None and stats.num_requests == stats.num_failures:
-        _logger.error("no request was answered")
-        environment.process_exit_code = 1
+        users = environment.runner.target_user_count
+        level, arrivals = (job.rate * users, job.arrivals) if job.rate else (users, None)
+        plan = Plan(level, end - first, 0, arrivals, check_share=job.check_share)
+        workers = {worker for second in measurement.seconds.values() for worker in second.cpu}
+        if isinstance(environment.runner, runners.MasterRunner):
+            workers.update(environment.runner.clients)
+        return Run(job.target, plan, first, end, measurement, len(workers), machine=machine())

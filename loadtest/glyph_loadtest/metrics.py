@@ -60,11 +60,15 @@ def parse(text: str) -> dict[Sample, float]:
     return samples
 
 
-def between(before: Mapping[Sample, float], after: Mapping[Sample, float]) -> ServerSide:
-    """The figures of the time between two readings."""
+def between(before: Mapping[Sample, float], after: Mapping[Sample, float], model: str) -> ServerSide:
+    """The figures of a model between two readings; those of batching, which name no model, are the whole server's."""
 
     def gained(name: str) -> dict[frozenset[tuple[str, str]], float]:
-        return {labels: value - before.get((n, labels), 0.0) for (n, labels), value in after.items() if n == name}
+        return {
+            labels: value - before.get((n, labels), 0.0)
+            for (n, labels), value in after.items()
+            if n == name and dict(labels).get("model_name", model) == model
+        }
 
     def mean(name: str) -> float | None:
         count = sum(gained(name + "_count").values())

@@ -1,9 +1,11 @@
 """The options that describe requests: the same ones for `glyph-load` and for Locust's own command line."""
 
-from argparse import ArgumentParser, ArgumentTypeError, _ActionsContainer
+import ssl
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ActionsContainer
+from dataclasses import replace
 
 from glyph_loadtest.arrival import Arrivals
-from glyph_loadtest.target import PayloadKind
+from glyph_loadtest.target import PayloadKind, Target, parse_address
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -65,6 +67,19 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def certificates(text: str) -> str:
+    """Reads the name of a PEM file of certificates, and makes sure that it is one.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    try:
+        ssl.create_default_context(cafile=text)
+    except OSError as error:
+        raise ArgumentTypeError(f"a PEM file of certificates is needed ({error}). Received: {text!r}") from error
+    return text
+
+
 def add_request_options(parser: ArgumentParser) -> None:
     """Adds the options that say what the requests look like."""
     group = parser.add_argument_group("requests")
@@ -90,6 +105,24 @@ def add_request_options(parser: ArgumentParser) -> None:
         metavar="SHARE",
         help="the share of the answers that is compared with the truth (default: 0.1)",
     )
+    group.add_argument(
+        "--ca",
+        type=certificates,
+        default="",
+        metavar="FILE",
+        help="certificates to trust with grpcs:// and https://, as a PEM file (default: the system's)",
+    )
+
+
+def target_of(text: str, options: Namespace) -> Target:
+    """The target that a text and the request options describe.
+
+    Raises:
+        TargetError: they describe none.
+    """
+    address, rest = parse_address(text)
+    address = replace(address, ca=options.ca)
+    return Target(address, rest, options.model, PayloadKind(options.payload), options.batch, options.request_timeout)
 
 
 def add_stock_options(parser: ArgumentParser) -> None:

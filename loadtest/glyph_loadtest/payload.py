@@ -12,8 +12,8 @@ from google.protobuf.message import DecodeError
 
 from glyph_loadtest.channel import Channel
 from glyph_loadtest.digits import Digits, as_jpeg, known_digits
+from glyph_loadtest.grpc_channel import GrpcChannel
 from glyph_loadtest.http1 import RestChannel, post
-from glyph_loadtest.http2 import GrpcChannel
 from glyph_loadtest.protos import predict_pb2
 from glyph_loadtest.target import PayloadKind, Target
 

@@ -4,8 +4,9 @@ from argparse import Namespace
 from dataclasses import dataclass
 
 from glyph_loadtest.arrival import Arrivals
+from glyph_loadtest.options import target_of
 from glyph_loadtest.shapes import CONSTANT, SHAPES, Shape
-from glyph_loadtest.target import PayloadKind, Target, TargetError, parse_address
+from glyph_loadtest.target import Target, TargetError
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def as_options(target: Target, plan: Plan, first: int, parts: int) -> Namespace:
         payload=target.payload.value,
         batch=target.batch,
         request_timeout=target.timeout,
+        ca=target.address.ca,
         check_share=plan.check_share,
         rate=plan.level / parts if plan.arrivals is not None else 0.0,
         arrivals=(plan.arrivals or Arrivals.CONSTANT).value,
@@ -97,8 +99,7 @@ def job_of(host: str | None, options: Namespace) -> Job:
     """
     if not host:
         raise TargetError("a host is needed: --host localhost:8500, or http://localhost:8501 for REST")
-    address, rest = parse_address(host)
-    target = Target(address, rest, options.model, PayloadKind(options.payload), options.batch, options.request_timeout)
+    target = target_of(host, options)
     appointed = getattr(options, "glyph_first", 0)
     if not appointed:
         return Job(target, options.rate, Arrivals(options.arrivals), check_share=options.check_share)

@@ -148,7 +148,7 @@ def _lost(run: Run) -> tuple[int, int]:
     silent = [max(run.first, number + 1) for number in last.values() if number < run.end - 2]
     silent += [run.first] * (run.workers - len(last))
     missing = sum(run.end - since for since in silent)
-    present = run.workers * (run.end - run.first) - missing
+    present = sum(len(s.cpu) for number, s in run.measurement.seconds.items() if run.first <= number < run.end)
     whole = run.measurement.between(run.first, run.end)
     sent = whole.latency.count + whole.failed
     return len(silent), round(sent / present * missing) if present > 0 else 0

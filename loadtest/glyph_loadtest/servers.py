@@ -74,14 +74,17 @@ class Container:
     def arguments(self, ports: Ports, batching: Path | None, flags: list[str]) -> list[str]:
         """The whole command."""
         publish = ["-p", f"127.0.0.1:{ports.grpc}:8500", "-p", f"127.0.0.1:{ports.rest}:8501"]
-        mounts = ["-v", f"{self.models.absolute()}:/models:ro", "-e", f"MODEL_NAME={self.model}"]
+        mounts = ["-v", f"{self.models.absolute()}:/models:ro"]
         if batching is not None:
             mounts += ["-v", f"{batching.absolute()}:/batching.config:ro"]
-        inside = _batching_flags(batching and Path("/batching.config"))
-        return ["docker", "run", "--rm", "--name", self._name, *publish, *mounts, self.image, *inside, *flags]
+        # Not the image's own entry point, which is a shell that takes the model from the environment.
+        start = ["docker", "run", "--rm", "--name", self._name, "--entrypoint", "tensorflow_model_server"]
+        model = [f"--model_name={self.model}", f"--model_base_path=/models/{self.model}"]
+        inside = ["--port=8500", "--rest_api_port=8501", *_batching_flags(batching and Path("/batching.config"))]
+        return [*start, *publish, *mounts, self.image, *model, *inside, *flags]
 
     def stop(self, process: subprocess.Popen[bytes]) -> None:
-        """Ends the server: its image's shell does not pass signals on."""
+        """Ends the server, which as the first process of its container would not heed a signal."""
         subprocess.run(["docker", "rm", "--force", self._name], capture_output=True, check=False)
         process.terminate()
 

@@ -64,11 +64,11 @@ class Session:
     def stop(self) -> None:
         """Lets no further request be sent."""
         self._stopping = True
+        self._watch.kill()
 
     def close(self) -> None:
         """Closes the channel."""
-        self._stopping = True
-        self._watch.kill()
+        self.stop()
         self._channel.close()
 
     def take(self) -> Measurement:

@@ -24,7 +24,7 @@ class Candidate:
     """
 
     configuration: Configuration
-    summaries: Mapping[float, Summary]
+    summaries: dict[float, Summary]
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.configuration.items()) or "as it is"

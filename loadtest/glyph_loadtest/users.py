@@ -5,7 +5,7 @@ from locust import User, constant, task
 from locust.exception import StopUser
 
 from glyph_loadtest.channel import NO_CONNECTION
-from glyph_loadtest.session import Session, open_session, session_of
+from glyph_loadtest.session import Session, session_of
 
 _PAUSE_WITHOUT_SERVER = 0.1  # seconds: so that a dead server does not drown the report in failures
 
@@ -22,7 +22,10 @@ class DigitUser(User):  # type: ignore[misc]
 
     def on_start(self) -> None:
         """Joins the session of this process."""
-        self.session = session_of(self.environment) or open_session(self.environment)
+        session = session_of(self.environment)
+        if session is None:
+            raise gevent.GreenletExit  # what was asked for cannot be done; that has been said
+        self.session = session
 
     @task  # type: ignore[untyped-decorator]
     def predict(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import pytest
 
 _HERE = Path(__file__).parent
+_CERTIFICATES = _HERE.parent / "client" / "certificates"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,19 @@ def plain_server() -> Iterator[KnownServer]:
     """A server that answers at once, and rightly."""
     with running_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def certificate() -> Path:
+    """The certificate of the server that speaks TLS; it has signed itself."""
+    return _CERTIFICATES / "certificate.pem"
+
+
+@pytest.fixture(scope="session")
+def tls_server(certificate: Path) -> Iterator[KnownServer]:
+    """A server that answers at once, and speaks TLS."""
+    with running_server(f"--certificate={certificate}", f"--key={_CERTIFICATES / 'key.pem'}") as server:
+        yield KnownServer(server.process, f"grpcs://{server.grpc}", server.rest.replace("http:", "https:"))
 
 
 @dataclass(frozen=True)

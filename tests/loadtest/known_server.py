@@ -8,7 +8,9 @@ import argparse
 import asyncio
 import base64
 import json
+import ssl
 import time
+from pathlib import Path
 from urllib.parse import quote
 
 import grpc
@@ -98,11 +100,16 @@ async def serve_grpc(behaviour: Behaviour) -> tuple[grpc.aio.Server, int]:
         return answer.SerializeToString()
 
     server = grpc.aio.server()
+    key, certificate = behaviour.options.key, behaviour.options.certificate
     handler = grpc.method_handlers_generic_handler(
         "tensorflow.serving.PredictionService", {"Predict": grpc.unary_unary_rpc_method_handler(predict)}
     )
     server.add_generic_rpc_handlers((handler,))
-    port = server.add_insecure_port("127.0.0.1:0")
+    if certificate is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        pair = (key.read_bytes(), certificate.read_bytes())
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
     await server.start()
     return server, port
 
@@ -124,7 +131,11 @@ async def serve_rest(behaviour: Behaviour) -> tuple[asyncio.Server, int]:
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    context = None
+    if behaviour.options.certificate is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(behaviour.options.certificate, behaviour.options.key)
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
     return server, server.sockets[0].getsockname()[1]
 
 
@@ -146,4 +157,6 @@ if __name__ == "__main__":
     parser.add_argument("--wrong-every", type=int, default=0, help="answer each so-manyth request wrongly")
     parser.add_argument("--rate", type=float, default=0, help="answer at most so many requests a second, in order")
     parser.add_argument("--gather", type=int, default=0, help="answer none before so many requests are there")
+    parser.add_argument("--certificate", type=Path, help="speak TLS")
+    parser.add_argument("--key", type=Path, help="of the certificate")
     asyncio.run(serve(parser.parse_args()))

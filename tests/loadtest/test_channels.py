@@ -2,6 +2,8 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import gevent
 import pytest
@@ -104,6 +106,18 @@ def test_a_port_where_nobody_listens(open_to: OpenChannel, scheme: str) -> None:
         error = call(open_to(target), payloads(target)[0].request).error
     assert error is not None
     assert (error.kind, "refused" in error.message) == ("NO CONNECTION", True)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_tls_is_spoken_with_whom_the_certificates_trust(
+    tls_server: KnownServer, certificate: Path, open_to: OpenChannel, protocol: str
+) -> None:
+    stranger = _target(tls_server.target(protocol))
+    trusted = replace(stranger, address=replace(stranger.address, ca=str(certificate)))
+    assert call(open_to(trusted), payloads(trusted)[0].request).error is None
+    error = call(open_to(stranger), payloads(stranger)[0].request).error
+    assert error is not None
+    assert (error.kind, "--ca" in error.message) == ("NO CONNECTION", True)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

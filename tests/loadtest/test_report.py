@@ -76,11 +76,14 @@ def test_server_figures_are_what_its_metrics_gained() -> None:
         f"{name}_sum{{}} 5\n{name}_count{{}} 5\n"
     )
     labels = 'model_name="digits",API="Predict",entrypoint="GRPC"'
+    others = labels.replace("digits", "letters")
     after = parse(
         f"# TYPE {name} histogram\n"
         f'{name}_bucket{{le="1"}} 5\n{name}_bucket{{le="8"}} 15\n{name}_bucket{{le="+Inf"}} 15\n'
         f"{name}_sum{{}} 85\n{name}_count{{}} 15\n"
         f":tensorflow:serving:request_latency_sum{{{labels}}} 30000\n"
         f":tensorflow:serving:request_latency_count{{{labels}}} 10\n"
+        f":tensorflow:serving:request_latency_sum{{{others}}} 90000\n"
+        f":tensorflow:serving:request_latency_count{{{others}}} 10\n"
     )
-    assert between(before, after) == ServerSide(10, 3.0, None, None, 8.0, {8.0: 10})
+    assert between(before, after, "digits") == ServerSide(10, 3.0, None, None, 8.0, {8.0: 10})

@@ -1,4 +1,4 @@
-"""`glyph-load slo`: the search, against servers that are only arithmetic, and the command, against a real one."""
+"""`glyph-load slo`: the search, against servers that are only arithmetic; test_workers.py has the command."""
 
 import itertools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from glyph_loadtest.result import Run
 from glyph_loadtest.slo import Answer, Objective, Trial, search
 from glyph_loadtest.target import Target
 
-from tests.loadtest.conftest import Outcome, StartServer
+from tests.loadtest.conftest import Outcome
 
 _OBJECTIVE = Objective({99.0: 10.0}, errors=0.001)
 
@@ -65,18 +65,6 @@ def test_a_search_that_the_generator_ended_says_so() -> None:
     limited = _answer(lambda rate: _hold(rate, *((5, 0.0, 0.5) if rate <= 1000 else (50, 0.0, 1.0))))
     assert limited.generator_limited
     assert not _answer(lambda rate: _hold(rate, 5 if rate <= 1000 else 50)).generator_limited
-
-
-def test_the_command_finds_the_rate_of_a_limited_server_and_is_a_gate(
-    start_server: StartServer, glyph_load: Callable[..., Outcome]
-) -> None:
-    server = start_server("--rate", "100")
-    objective = ["--p95", "300ms", "--arrivals", "constant", "--hold", "1s", "--start", "60", "--json"]
-    objective += ["--precision", "50%", "--searches", "1"]
-    done = glyph_load("slo", server.grpc, *objective, "--expect", "500")
-    assert done.code == 1, done.err
-    assert "500 requests a second were expected" in done.err
-    assert done.json["requests_per_second"] == pytest.approx(100, rel=0.5)
 
 
 def test_an_objective_is_needed(glyph_load: Callable[..., Outcome]) -> None:

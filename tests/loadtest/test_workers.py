@@ -2,68 +2,114 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.loadtest.conftest import KnownServer, Outcome
+from tests.loadtest.conftest import KnownServer, running_server
 
-GlyphLoad = Callable[..., Outcome]
+_GLYPH_LOAD = [sys.executable, "-m", "glyph_loadtest.cli"]
+_LOCUSTFILE = Path(__file__).parents[2] / "loadtest" / "glyph_loadtest" / "locustfile.py"
+_LOCUST = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE)]
 
-_RUN = [sys.executable, "-m", "glyph_loadtest.cli", "run", "--workers", "2", "--json"]
+Process = subprocess.Popen[str]
+
+
+def _await(process: Process, words: str) -> None:
+    """Reads on until a line of the progress has these words."""
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if words in line:
+            return
+    pytest.fail(f"{words!r} was not said, but {''.join(said)}")
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Two runs that go on side by side: one is left alone, one loses a worker."""
+    """What goes on side by side: a run that is left alone, two that have lost a worker, and a search."""
 
-    whole: subprocess.Popen[str]
-    bereft: subprocess.Popen[str]
+    whole: Process
+    bereft: Process
+    master: Process
+    search: Process
 
 
 @pytest.fixture(scope="module")
-def runs(plain_server: KnownServer) -> Iterator[Runs]:
-    def start(*load: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*_RUN, plain_server.grpc, *load], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+def runs(
+    plain_server: KnownServer, tls_server: KnownServer, certificate: Path, free_ports: Callable[[int], list[int]]
+) -> Iterator[Runs]:
+    with ExitStack() as stack:
+
+        def start(*command: str) -> Process:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            stack.enter_context(process)
+            stack.callback(process.terminate)
+            return process
+
+        def glyph_load(command: str, target: str, *load: str) -> Process:
+            return start(*_GLYPH_LOAD, command, target, "--workers=2", "--json", *load)
+
+        (port,) = free_ports(1)
+        master = [*_LOCUST, "--master", "--master-bind-host=127.0.0.1", f"--master-bind-port={port}"]
+        worker = [*_LOCUST, "--worker", f"--master-port={port}"]
+        load = ["--headless", "--expect-workers=2", "--users=4", "--spawn-rate=4", "--run-time=8s"]
+        limited = stack.enter_context(running_server("--rate=100"))
+        objective = ["--p95=300ms", "--arrivals=constant", "--hold=1s", "--start=60", "--precision=100%"]
+        running = Runs(
+            bereft=glyph_load("run", plain_server.grpc, "--users=2", "--time=6s"),
+            master=start(*master, *load, "--host", plain_server.rest),
+            search=glyph_load("slo", limited.grpc, *objective, "--searches=1", "--expect=500"),
+            whole=glyph_load(
+                "run", tls_server.grpc, "--ca", str(certificate), "--rate=100", "--arrivals=constant", "--time=1s"
+            ),
         )
+        workers = [start(*worker) for _ in range(2)]
+        _await(running.master, "Sending spawn jobs")
+        workers[0].kill()
+        _await(running.bereft, " warm-up")
+        os.kill(_children(running.bereft)[0], signal.SIGKILL)
+        yield running
 
-    bereft = start("--users", "2", "--time", "4s")
-    whole = start("--rate", "100", "--arrivals", "constant", "--time", "1s")
-    yield Runs(whole, bereft)
-    for process in (whole, bereft):
-        process.terminate()
-        process.communicate(timeout=60)
+
+def _children(process: Process) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
-def test_a_worker_that_dies_is_reported(runs: Runs) -> None:
-    process = runs.bereft
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith(" warm-up"):
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            os.kill(int(children[0]), signal.SIGKILL)
-            break
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 1, err
+def test_a_worker_that_dies_is_reported_and_its_share_is_lost(runs: Runs) -> None:
+    children = _children(runs.bereft)
+    out, err = runs.bereft.communicate(timeout=60)
+    assert runs.bereft.returncode == 1, err
     (failure,) = (failure for failure in json.loads(out)["failures"] if failure["kind"] == "LOST WITH WORKER")
     assert failure["count"] > 0
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
-def test_two_workers_send_exactly_what_is_due_together(runs: Runs) -> None:
-    result = json.loads(runs.whole.communicate(timeout=60)[0])
-    assert result["generator"]["workers"] == 2
+def test_stock_locusts_master_reports_a_worker_that_dies_too(runs: Runs) -> None:
+    out, err = runs.master.communicate(timeout=60)
+    assert runs.master.returncode == 1, err
+    assert re.search(r"right answers +100.0% of", out)
+    assert "1 of 2 workers died" in out
+
+
+def test_two_workers_send_exactly_what_is_due_together_and_lose_no_latency(runs: Runs) -> None:
+    out, err = runs.whole.communicate(timeout=60)
+    result = json.loads(out)
+    assert result["generator"]["workers"] == 2, err
     assert (result.get("requests"), result.get("failed")) == (100, 0) or result["refused"]
     assert sum(sum(second["latency"]["counts"]) for second in result["measurement"]["seconds"]) == 200
 
 
-@pytest.mark.parametrize("option", ["--workers", "--users"])
-def test_there_is_at_least_one(glyph_load: GlyphLoad, option: str) -> None:
-    done = glyph_load("run", "localhost:8500", option, "0")
-    assert (done.code, "Received: '0'" in done.err) == (2, True)
+def test_a_search_with_workers_finds_the_rate_of_a_limited_server_and_is_a_gate(runs: Runs) -> None:
+    out, err = runs.search.communicate(timeout=60)
+    assert runs.search.returncode == 1, err
+    assert "500 requests a second were expected" in err
+    assert json.loads(out)["requests_per_second"] == pytest.approx(100, rel=0.5)

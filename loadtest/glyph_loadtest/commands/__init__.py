@@ -4,16 +4,18 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from glyph_loadtest.channel import NO_CONNECTION, CallError
 from glyph_loadtest.generator import INTERRUPTED, probe
 from glyph_loadtest.measurement import Second
-from glyph_loadtest.options import add_request_options, positive
+from glyph_loadtest.options import add_request_options, positive, target_of
 from glyph_loadtest.payload import AnswerError
 from glyph_loadtest.result import Run, from_dict
-from glyph_loadtest.target import PayloadKind, Target, TargetError, parse_address
+from glyph_loadtest.target import Target, TargetError
 
 EXIT_FAILURES, EXIT_UNUSABLE, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -44,16 +46,14 @@ def add_workers(group: argparse._ActionsContainer) -> None:
     )
 
 
-def target_of(options: argparse.Namespace, text: str) -> Target:
+def reached(text: str, options: argparse.Namespace) -> Target:
     """The target that a text and the request options describe, which has answered one request.
 
     Raises:
         TargetError: they describe none.
         CommandError: it does not answer.
     """
-    address, rest = parse_address(text)
-    payload = PayloadKind(options.payload)
-    target = Target(address, rest, options.model, payload, options.batch, options.request_timeout)
+    target = target_of(text, options)
     try:
         probe(target)
     except CallError as error:
@@ -133,6 +133,18 @@ def finish(options: argparse.Namespace, document: dict[str, Any], text: str | No
         print(json.dumps(document))
     elif text is not None:
         print(text)
+
+
+@contextmanager
+def kept(options: argparse.Namespace, document: Callable[[], dict[str, Any]]) -> Iterator[None]:
+    """Saves what there is, when that is wanted, should the work inside be interrupted or fail."""
+    try:
+        yield
+    except (KeyboardInterrupt, CommandError):
+        if options.save is not None:
+            save(json.dumps(document()), options.save)
+            tell(f"glyph-load: what was measured until then is in {options.save}")
+        raise
 
 
 def check_interrupt(run: Run) -> None:

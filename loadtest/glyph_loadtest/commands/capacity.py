@@ -4,6 +4,7 @@ import argparse
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from glyph_loadtest import commands
 from glyph_loadtest.generator import Generator
@@ -55,10 +56,18 @@ def execute(options: argparse.Namespace) -> int:
         raise commands.CommandError("one objective is needed, such as --p99 10ms")
     ((percent, limit),) = objectives
     commands.check_folder(options.save)
-    runs = (
-        _measured(options) if len(options.sources) == 1 else [commands.read_run(Path(path)) for path in options.sources]
-    )
-    points = [point for run in runs if (point := _point(run, percent)) is not None]
+    wanted = {"requests_per_second": options.rate, f"p{percent:g}_ms": limit * 1000}
+    runs: list[Run] = []
+
+    def points_so_far() -> dict[str, Any]:
+        return {"wanted": wanted, "points": [asdict(point) for point in _points(runs, percent)]}
+
+    if len(options.sources) > 1:
+        runs += [commands.read_run(Path(path)) for path in options.sources]
+    else:
+        with commands.kept(options, points_so_far):
+            _measure(options, runs)
+    points = _points(runs, percent)
     if len({point.concurrency for point in points}) < _FEWEST:
         raise commands.CommandError(
             f"runs at {_FEWEST} or more different loads are needed, in which the server answered and the generator was "
@@ -66,8 +75,7 @@ def execute(options: argparse.Namespace) -> int:
         )
     capacity = plan_capacity(points, options.rate, limit)
     document = {
-        "wanted": {"requests_per_second": options.rate, f"p{percent:g}_ms": limit * 1000},
-        "points": [asdict(point) for point in points],
+        **points_so_far(),
         **asdict(capacity),
         "best_concurrency": _finite(capacity.law.best_concurrency),
         "replicas": {name: _finite(value) for name, value in asdict(capacity.replicas).items()},
@@ -76,10 +84,10 @@ def execute(options: argparse.Namespace) -> int:
     return 0 if math.isfinite(capacity.replicas.value) else commands.EXIT_FAILURES
 
 
-def _measured(options: argparse.Namespace) -> list[Run]:
+def _measure(options: argparse.Namespace, runs: list[Run]) -> None:
+    """Adds one run after the other."""
     seconds = commands.whole_seconds(options.time, "--time")
-    target = commands.target_of(options, options.sources[0])
-    runs = []
+    target = commands.reached(options.sources[0], options)
     with Generator(options.workers) as generator:
         for users in _USERS:
             plan = Plan(users, seconds, check_share=options.check_share)
@@ -91,7 +99,10 @@ def _measured(options: argparse.Namespace) -> list[Run]:
                 f"{users:4d} users  {summary.rate:10,.1f}/s  p99 {summary.percentiles[99.0]:8.2f} ms  {verdict}"
             )
             runs.append(run)
-    return runs
+
+
+def _points(runs: list[Run], percent: float) -> list[Point]:
+    return [point for run in runs if (point := _point(run, percent)) is not None]
 
 
 def _point(run: Run, percent: float) -> Point | None:

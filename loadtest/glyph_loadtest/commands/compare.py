@@ -3,6 +3,7 @@
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 from glyph_loadtest import commands
 from glyph_loadtest.commands import run as run_command
@@ -11,6 +12,8 @@ from glyph_loadtest.generator import Generator
 from glyph_loadtest.options import positive
 from glyph_loadtest.result import summarise
 from glyph_loadtest.target import Target
+
+_Figures = list[dict[str, float]]
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Carries out the command; returns the exit code."""
     commands.check_folder(options.save)
+    how = f"{options.rounds} rounds of {options.time:g} s each, taking turns"
     saved = [Path(text).is_file() for text in (options.a, options.b)]
     if all(saved):
         a, b = (commands.read_run(Path(text)) for text in (options.a, options.b))
@@ -36,10 +40,17 @@ def execute(options: argparse.Namespace) -> int:
     elif any(saved):
         raise commands.CommandError("compare two targets, or two saved runs, not one with the other")
     else:
-        targets = [commands.target_of(options, text) for text in (options.a, options.b)]
-        ratios = _take_turns(options, targets)
-        how = f"{options.rounds} rounds of {options.time:g} s each, taking turns"
-    document = {
+        targets = [commands.reached(text, options) for text in (options.a, options.b)]
+        found: tuple[_Figures, _Figures] = ([], [])
+        with commands.kept(options, lambda: _document(options, how, _ratios(found))):
+            _take_turns(options, targets, found)
+        ratios = _ratios(found)
+    commands.finish(options, _document(options, how, ratios), _table(options.a, options.b, how, ratios))
+    return 0
+
+
+def _document(options: argparse.Namespace, how: str, ratios: list[Ratio]) -> dict[str, Any]:
+    return {
         "a": options.a,
         "b": options.b,
         "how": how,
@@ -55,13 +66,11 @@ def execute(options: argparse.Namespace) -> int:
             for ratio in ratios
         ],
     }
-    commands.finish(options, document, _table(options.a, options.b, how, ratios))
-    return 0
 
 
-def _take_turns(options: argparse.Namespace, targets: list[Target]) -> list[Ratio]:
+def _take_turns(options: argparse.Namespace, targets: list[Target], found: tuple[_Figures, _Figures]) -> None:
+    """Adds the figures of A and of B, round by round."""
     plan = run_command.plan_of(options)
-    found: list[list[dict[str, float]]] = [[], []]
     with Generator(options.workers) as generator:
         for number in range(options.rounds):
             # ABBA: what drifts evenly in the course of time meets both alike.
@@ -77,9 +86,13 @@ def _take_turns(options: argparse.Namespace, targets: list[Target]) -> list[Rati
                 rate, p99 = seen["requests per second"], seen["p99 (ms)"]
                 name = f"round {number + 1}  {'AB'[which]}"
                 commands.tell(f"{name}  {rate:10,.1f}/s  p99 {p99:8.2f} ms  {summary.failed:,} failures")
-    return [
-        paired_ratio(name, [one[name] for one in found[0]], [one[name] for one in found[1]]) for name in found[0][0]
-    ]
+
+
+def _ratios(found: tuple[_Figures, _Figures]) -> list[Ratio]:
+    """The ratios over all rounds in which both have had their turn."""
+    rounds = list(zip(*found, strict=False))
+    names = rounds[0][0] if rounds else {}
+    return [paired_ratio(name, [a[name] for a, _ in rounds], [b[name] for _, b in rounds]) for name in names]
 
 
 def _table(a: str, b: str, how: str, ratios: list[Ratio]) -> str:

@@ -60,7 +60,7 @@ def execute(options: argparse.Namespace) -> int:
     """Carries out the command; returns the exit code."""
     plan = plan_of(options)
     commands.check_folder(options.save)
-    target = commands.target_of(options, options.target)
+    target = commands.reached(options.target, options)
     with Generator(options.workers) as generator:
         commands.tell(f"{target}: {plan}, {plan.seconds} s after {plan.warm_up} s of warm-up")
         url = options.metrics or metrics_url(target)
@@ -70,7 +70,7 @@ def execute(options: argparse.Namespace) -> int:
     if options.metrics and (before is None or after is None):
         commands.tell(f"glyph-load: the server's metrics could not be read from {url}")
     if before is not None and after is not None:
-        run = replace(run, server=between(before, after))
+        run = replace(run, server=between(before, after, target.model))
     commands.finish(options, as_dict(run), None if summarise(run).refused else table(run))
     return _verdict(run)
 

@@ -61,7 +61,7 @@ def execute(options: argparse.Namespace) -> int:
     commands.check_folder(options.save)
     # An answer ten times too late is as good as none, and waiting for it would only make the search longer.
     options.request_timeout = min(options.request_timeout, max(1.0, max(objective.latency.values()) / 100))
-    target = commands.target_of(options, options.target)
+    target = commands.reached(options.target, options)
     commands.tell(f"{target}: {objective}; every rate is held for {hold} s")
     with Generator(options.workers) as generator:
 

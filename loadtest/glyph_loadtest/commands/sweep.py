@@ -2,21 +2,20 @@
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from glyph_loadtest import commands
 from glyph_loadtest.arrival import Arrivals
-from glyph_loadtest.channel import Address
 from glyph_loadtest.generator import Generator
-from glyph_loadtest.options import add_arrivals, add_request_options, duration, rate, share
+from glyph_loadtest.options import add_arrivals, add_request_options, duration, rate, share, target_of
 from glyph_loadtest.plan import Plan
-from glyph_loadtest.result import Summary, machine, summarise
+from glyph_loadtest.result import machine, summarise
 from glyph_loadtest.servers import Command, Container, ServerError, command, free_ports, running
 from glyph_loadtest.slo import Objective
 from glyph_loadtest.sweep import (
     Candidate,
-    Configuration,
     batching_config,
     batching_text,
     frontier,
@@ -25,7 +24,6 @@ from glyph_loadtest.sweep import (
     table,
     winner,
 )
-from glyph_loadtest.target import PayloadKind, Target
 
 _GRID = ["max_batch_size=16,64", "num_batch_threads=1,2", "batch_timeout_micros=0,1000"]
 
@@ -90,11 +88,15 @@ def execute(options: argparse.Namespace) -> int:
     commands.check_folder(options.output)
     configurations = grid(dict(options.grid or [_axis(text) for text in _GRID]))
     objective = Objective({99.0: 1000 * options.p99}, options.errors)
-    candidates = []
-    with Generator(options.workers) as generator:
+    candidates: list[Candidate] = []
+    with (
+        commands.kept(options, lambda: _document(candidates, None, objective)),
+        Generator(options.workers) as generator,
+    ):
         for number, configuration in enumerate(configurations, 1):
-            commands.tell(f"{number} of {len(configurations)}: {Candidate(configuration, {})}")
-            candidates.append(_measure(options, server, configuration, generator, objective, seconds))
+            candidates.append(Candidate(configuration, {}))
+            commands.tell(f"{number} of {len(configurations)}: {candidates[-1]}")
+            _measure(options, server, candidates[-1], generator, objective, seconds)
     chosen = winner(candidates, objective)
     how = (
         f"{seconds} s for each rate, {options.arrivals} arrivals, on {machine()['system']}, {machine()['cores']} cores."
@@ -114,34 +116,33 @@ def execute(options: argparse.Namespace) -> int:
 def _measure(
     options: argparse.Namespace,
     server: Command | Container,
-    configuration: Configuration,
+    candidate: Candidate,
     generator: Generator,
     objective: Objective,
     seconds: int,
-) -> Candidate:
+) -> None:
+    """Adds what comes of each rate to the candidate."""
     ports = free_ports()
-    address = Address("127.0.0.1", ports.rest if options.rest else ports.grpc)
+    server_at = f"http://127.0.0.1:{ports.rest}" if options.rest else f"grpc://127.0.0.1:{ports.grpc}"
     patience = min(options.request_timeout, max(1.0, 10 * options.p99))
-    target = Target(address, options.rest, options.model, PayloadKind(options.payload), options.batch, patience)
-    summaries: dict[float, Summary] = {}
+    target = replace(target_of(server_at, options), timeout=patience)
     with tempfile.TemporaryDirectory() as folder:
         batching = Path(folder) / "batching.config"
-        batching.write_text(batching_text(configuration))
+        batching.write_text(batching_text(candidate.configuration))
         file = batching if batching.stat().st_size else None
-        arguments = server.arguments(ports, file, server_flags(configuration))
+        arguments = server.arguments(ports, file, server_flags(candidate.configuration))
         try:
             with running(server, target, arguments, Path(folder) / "log"):
                 for level in options.rates:
                     plan = Plan(level, seconds, 1, Arrivals(options.arrivals), check_share=options.check_share)
                     run = generator.run(target, plan, commands.show_nothing)
                     commands.check_interrupt(run)
-                    summary = summaries[level] = summarise(run)
+                    summary = candidate.summaries[level] = summarise(run)
                     missed = objective.misses(summary, level)
                     p99 = summary.percentiles[99.0]
                     commands.tell(f"{level:10,.0f}/s  p99 {p99:8.2f} ms  {f'missed: {missed}' if missed else 'met'}")
         except ServerError as error:
             raise commands.CommandError(str(error)) from error
-    return Candidate(configuration, summaries)
 
 
 def _document(candidates: list[Candidate], chosen: Candidate | None, objective: Objective) -> dict[str, Any]:
