@@ -16,10 +16,11 @@ from locust import LoadTestShape
 from locust.env import Environment
 
 from glyph_loadtest.channel import NO_CONNECTION, CallError, call
+from glyph_loadtest.machine import machine
 from glyph_loadtest.measurement import Measurement, Second
 from glyph_loadtest.payload import answered_labels, open_channel, payloads
 from glyph_loadtest.plan import Plan, as_options
-from glyph_loadtest.result import Run, machine
+from glyph_loadtest.result import Run
 from glyph_loadtest.session import REPORT, REPORT_EVERY, Session, close_session, open_session
 from glyph_loadtest.shapes import CONSTANT
 from glyph_loadtest.target import Target

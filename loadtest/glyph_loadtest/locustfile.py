@@ -13,10 +13,11 @@ from locust import events, runners
 from locust.env import Environment
 
 from glyph_loadtest.html import page
+from glyph_loadtest.machine import machine
 from glyph_loadtest.measurement import Measurement
 from glyph_loadtest.options import add_request_options, add_stock_options
 from glyph_loadtest.plan import Plan, job_of
-from glyph_loadtest.result import LOST_WITH_WORKER, Run, machine, summarise, table
+from glyph_loadtest.result import LOST_WITH_WORKER, Run, summarise, table
 from glyph_loadtest.session import REPORT, REPORT_EVERY, close_session, open_session, session_of
 from glyph_loadtest.target import TargetError
 from glyph_loadtest.users import DigitUser

@@ -1,19 +1,12 @@
 """What a run comes to: the figures, and whether they may be believed."""
 
-import os
-import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
-from typing import Any
+from dataclasses import dataclass, field
 
-from glyph_loadtest.arrival import Arrivals
 from glyph_loadtest.measurement import Measurement
 from glyph_loadtest.metrics import ServerSide
 from glyph_loadtest.plan import Plan
-from glyph_loadtest.shapes import SHAPES
-from glyph_loadtest.target import PayloadKind, Target, parse_address
+from glyph_loadtest.target import Target
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 LOST_WITH_WORKER = "LOST WITH WORKER"
@@ -167,106 +160,6 @@ def _refusal(run: Run, busiest: float, lag: float, latency: float) -> str | None
             "own, or less load"
         )
     return None
-
-
-def machine() -> dict[str, str]:
-    """What this is: processor, cores, system, versions."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": str(os.cpu_count()),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "locust": version("locust"),
-        "gevent": version("gevent"),
-        "glyph-loadtest": version("glyph-loadtest"),
-    }
-
-
-def as_dict(run: Run) -> dict[str, Any]:
-    """The run and its figures in a form for JSON; latencies in milliseconds, histograms in microseconds.
-
-    When the generator was the limit there are no figures, but ``refused`` says so; see `from_dict`.
-    """
-    summary = summarise(run)
-    figures = {
-        "requests": summary.requests,
-        "requests_per_second": round(summary.rate, 2),
-        "images_per_second": round(summary.rate * run.target.batch, 2),
-        "latency_ms": {
-            "mean": round(summary.mean, 4),
-            **{f"p{percent:g}": round(value, 4) for percent, value in summary.percentiles.items()},
-            "max": round(summary.largest, 4),
-        },
-        "failed": summary.failed,
-        "failures": [
-            {"kind": failure.kind, "count": failure.count, "example": failure.example} for failure in summary.failures
-        ],
-        "checked": summary.checked,
-        "correct": summary.correct,
-        "accuracy": summary.accuracy,
-    }
-    return {
-        "target": str(run.target),
-        "model": run.target.model,
-        "payload": run.target.payload.value,
-        "batch": run.target.batch,
-        "request_timeout": run.target.timeout,
-        "load": str(run.plan),
-        "plan": {
-            "level": run.plan.level,
-            "seconds": run.plan.seconds,
-            "warm_up": run.plan.warm_up,
-            "arrivals": run.plan.arrivals.value if run.plan.arrivals else None,
-            "shape": run.plan.shape.name,
-            "check_share": run.plan.check_share,
-        },
-        "started": datetime.fromtimestamp(run.first, UTC).isoformat(),
-        "seconds": summary.seconds,
-        "cut_short": run.cut_short,
-        "refused": summary.refused,
-        **({} if summary.refused else figures),
-        "generator": {
-            "workers": run.workers,
-            "busiest_process": round(summary.busiest, 4),
-            "lag_p99_ms": round(summary.lag, 4),
-            **run.machine,
-        },
-        "server": None
-        if run.server is None
-        else {**asdict(run.server), "batch_sizes": [*run.server.batch_sizes.items()]},
-        "window": [run.first, run.end],
-        "measurement": run.measurement.as_dict(),
-    }
-
-
-def from_dict(data: Mapping[str, Any]) -> Run:
-    """The run of a form made by `as_dict`.
-
-    Raises:
-        KeyError: the form is another one.
-        TargetError: what it says of the target makes no sense.
-    """
-    address, rest = parse_address(data["target"])
-    plan, generator, server = data["plan"], dict(data["generator"]), data["server"]
-    workers = generator.pop("workers")
-    return Run(
-        Target(address, rest, data["model"], PayloadKind(data["payload"]), data["batch"], data["request_timeout"]),
-        Plan(
-            plan["level"],
-            plan["seconds"],
-            plan["warm_up"],
-            Arrivals(plan["arrivals"]) if plan["arrivals"] else None,
-            SHAPES[plan["shape"]],
-            plan["check_share"],
-        ),
-        data["window"][0],
-        data["window"][1],
-        Measurement.from_dict(data["measurement"]),
-        workers,
-        data["cut_short"],
-        {key: value for key, value in generator.items() if isinstance(value, str)},
-        ServerSide(**{**server, "batch_sizes": dict(server["batch_sizes"])}) if server else None,
-    )
 
 
 def table(run: Run) -> str:

@@ -10,7 +10,8 @@ import pytest
 from glyph_loadtest.channel import Address
 from glyph_loadtest.measurement import Measurement
 from glyph_loadtest.plan import Plan
-from glyph_loadtest.result import Run, as_dict
+from glyph_loadtest.result import Run
+from glyph_loadtest.saved import as_dict
 from glyph_loadtest.target import Target
 from glyph_loadtest.usl import Law, Point, fit, plan_capacity
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from glyph_loadtest.comparison import paired_ratio, unpaired_ratio
-from glyph_loadtest.result import as_dict
+from glyph_loadtest.saved import as_dict
 
 from tests.loadtest.conftest import Outcome, StartServer
 from tests.loadtest.test_report import example as example_run

@@ -9,10 +9,12 @@ from xml.etree import ElementTree
 from glyph_loadtest.arrival import Arrivals
 from glyph_loadtest.channel import Address
 from glyph_loadtest.html import page
+from glyph_loadtest.machine import machine
 from glyph_loadtest.measurement import Measurement
 from glyph_loadtest.metrics import ServerSide, between, parse
 from glyph_loadtest.plan import Plan
-from glyph_loadtest.result import Run, as_dict, machine
+from glyph_loadtest.result import Run
+from glyph_loadtest.saved import as_dict
 from glyph_loadtest.target import Target
 
 from tests.loadtest.conftest import Outcome

@@ -7,7 +7,8 @@ from glyph_loadtest.arrival import Arrivals
 from glyph_loadtest.channel import Address
 from glyph_loadtest.measurement import Measurement, Second
 from glyph_loadtest.plan import Plan
-from glyph_loadtest.result import LOST_WITH_WORKER, Run, as_dict, from_dict, summarise
+from glyph_loadtest.result import LOST_WITH_WORKER, Run, summarise
+from glyph_loadtest.saved import as_dict, from_dict
 from glyph_loadtest.target import Target
 
 _FIRST = 1_700_000_000

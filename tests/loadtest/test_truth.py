@@ -15,18 +15,23 @@ from typing import Any
 
 import pytest
 
+from tests.loadtest.conftest import running_server
+
 pytestmark = pytest.mark.alone
 
-_SERVER = [sys.executable, str(Path(__file__).parent / "punctual_server.py")]
-_LOAD = [sys.executable, "-m", "glyph_loadtest.cli", "run"]
-_LENGTH = ["--time", "10s", "--json", "--check-share", "0"]
+_GLYPH_LOAD = [sys.executable, "-m", "glyph_loadtest.cli"]
 _DELAY, _STALL, _EVERY = 0.1, 0.5, 5.0
+_LENGTH = ["--time", f"{_EVERY:g}s", "--json", "--check-share", "0"]  # holds one whole stall, whenever it begins
 _STALLING = ["--delay", str(_DELAY), "--stall", str(_STALL), "--stall-every", str(_EVERY)]
+_EVENLY = ["--rate", "100", "--arrivals", "constant"]
 
+# The server, what it is told, the scheme of its first port, and the load.
 _CASES = {
-    "stall, open loop": (_STALLING, ["--rate", "100", "--arrivals", "constant"]),
-    "stall, closed loop": (_STALLING, ["--users", "2"]),
-    "limited rate": (["--rate", "150"], ["--users", "15"]),
+    "fixed delay": ("punctual_server.py", ["--delay", "0.005"], "http", _EVENLY),
+    "stall, open loop": ("punctual_server.py", _STALLING, "http", _EVENLY),
+    "stall, closed loop": ("punctual_server.py", _STALLING, "http", ["--users", "2"]),
+    "limited rate": ("punctual_server.py", ["--rate", "150"], "http", ["--users", "15"]),
+    "errors": ("known_server.py", ["--delay", "0.2", "--error-every", "10"], "grpc", _EVENLY),
 }
 
 _MILLISECOND = 1.0
@@ -38,14 +43,16 @@ def _in_real_time(process: int) -> None:
         os.sched_setscheduler(process, os.SCHED_RR, os.sched_param(1))
 
 
-def _results(behaviour: list[str], load: list[str]) -> Iterator[dict[str, Any] | None]:
+def _results(program: str, behaviour: list[str], scheme: str, load: list[str]) -> Iterator[dict[str, Any] | None]:
     """Yields None when the first run has started, and then the results of up to three."""
     environment = dict(os.environ, GEVENT_BACKEND="select")
+    serve = [sys.executable, str(Path(__file__).parent / program), *behaviour]
     for attempt in range(3):
-        with subprocess.Popen([*_SERVER, *behaviour], stdout=subprocess.PIPE, text=True, env=environment) as server:
+        with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True, env=environment) as server:
             try:
                 assert server.stdout is not None
-                command = [*_LOAD, f"http://127.0.0.1:{server.stdout.readline().strip()}", *load, *_LENGTH]
+                target = f"{scheme}://127.0.0.1:{server.stdout.readline().split()[0]}"
+                command = [*_GLYPH_LOAD, "run", target, *load, *_LENGTH]
                 with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
                     for pid in (server.pid, process.pid):
                         _in_real_time(pid)
@@ -60,10 +67,18 @@ def _results(behaviour: list[str], load: list[str]) -> Iterator[dict[str, Any] |
 class Measured:
     """The results of all cases, measured at once; one that is off can be measured again."""
 
-    def __init__(self) -> None:
+    def __init__(self, limited_server: str) -> None:
         self._results = {name: _results(*case) for name, case in _CASES.items()}
         for results in self._results.values():
             next(results)
+        wanted = ["--rate=1000", "--p99=1s", "--time=1s", "--json"]
+        self._capacity = subprocess.Popen([*_GLYPH_LOAD, "capacity", limited_server, *wanted], stdout=subprocess.PIPE)
+
+    def capacity(self) -> Any:
+        """What `glyph-load capacity` says of a server that takes 50 ms and no more than 200 requests a second."""
+        with self._capacity as process:
+            out, _ = process.communicate(timeout=60)
+        return json.loads(out)
 
     def check(self, name: str, pairs: Callable[[dict[str, Any]], Pairs]) -> None:
         off: list[Any] = []
@@ -81,8 +96,25 @@ class Measured:
 
 
 @pytest.fixture(scope="module")
-def measured() -> Measured:
-    return Measured()
+def measured() -> Iterator[Measured]:
+    with running_server("--delay=0.05", "--rate=200") as server:
+        yield Measured(server.rest)
+
+
+def test_a_fixed_delay_is_the_latency(measured: Measured) -> None:
+    def pairs(result: dict[str, Any]) -> Pairs:
+        return [(result["latency_ms"][name], 5.0) for name in ("p50", "p90")]
+
+    measured.check("fixed delay", pairs)
+
+
+def test_a_known_share_of_errors_is_counted_and_leaves_the_latencies_alone(measured: Measured) -> None:
+    def pairs(result: dict[str, Any]) -> Pairs:
+        all_requests = result["failed"] + result["requests"]
+        assert [failure["kind"] for failure in result["failures"]] == ["RESOURCE_EXHAUSTED"]
+        return [(1000 * result["failed"] / all_requests, 100), (result["latency_ms"]["p50"], 200), (all_requests, 500)]
+
+    measured.check("errors", pairs)
 
 
 def test_an_open_loop_sees_every_percentile_of_a_stall(measured: Measured) -> None:
@@ -99,7 +131,7 @@ def test_an_open_loop_sees_every_percentile_of_a_stall(measured: Measured) -> No
 
 
 def test_a_closed_loop_hides_it(measured: Measured) -> None:
-    """Two users meet a stall four times in ten seconds, and ask nothing while they wait: it vanishes from p95."""
+    """Two users meet the stall once each, and ask nothing while they wait: it vanishes from p95."""
 
     def pairs(result: dict[str, Any]) -> Pairs:
         latency = result["latency_ms"]
@@ -113,3 +145,11 @@ def test_a_servers_highest_rate_is_what_is_measured(measured: Measured) -> None:
         return [(result["requests_per_second"], 150), (result["latency_ms"]["mean"], 1000 * 15 / 150)]
 
     measured.check("limited rate", pairs)
+
+
+def test_the_capacity_is_the_highest_rate_of_the_server(measured: Measured) -> None:
+    """Fitted, not measured: no law has the sharp knee of a server that takes 50 ms and no more than 200 a second."""
+    capacity = measured.capacity()
+    assert capacity["peak"]["value"] == pytest.approx(200, rel=0.2)
+    assert capacity["replicas"]["low"] <= 1000 / 200 <= capacity["replicas"]["high"] + 1
+    assert len(capacity["points"]) == 7

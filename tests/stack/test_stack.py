@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sysconfig
+import time
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,7 +20,7 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-GLYPH = Path(sysconfig.get_path("scripts")) / "glyph"
+GLYPH, GLYPH_LOAD = (Path(sysconfig.get_path("scripts")) / name for name in ("glyph", "glyph-load"))
 SAMPLES = sorted((REPOSITORY / "client/samples").glob("*.png"))
 
 COMMAND = "docker compose up --build"
@@ -125,10 +129,58 @@ def test_a_second_up_publishes_nothing_and_restarts_nothing(terminal: Any) -> No
 
 @pytest.mark.parametrize("target", ["serving:8500", "http://serving:8501"])
 def test_load_is_answered_without_a_failure(terminal: Any, target: str) -> None:
-    done = compose(
-        "--profile", "load", "run", "--rm", "--build", "loadtest", environment=os.environ | {"LOAD_TARGET": target}
-    )
+    done = compose("run", "--rm", "--build", "loadtest", environment=os.environ | {"LOAD_TARGET": target})
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def locust(terminal: Any) -> Iterator[str]:
+    """Locust's web page, with a master and two workers behind it."""
+    services = ["locust", "locust-worker"]
+    output("--profile=load", "up", "--detach", "--build", "--scale=locust-worker=2", *services)
+    yield "http://" + output("--profile=load", "port", "locust", 8089)
+    output("--profile=load", "rm", "--stop", "--force", *services)
+
+
+def read_until(url: str, pattern: str) -> str:
+    """The text at a URL as soon as it matches; the test fails if it does not within a minute."""
+    text = ""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+            text = str(answer.read(), "utf-8")
+            if re.search(pattern, text):
+                return text
+        time.sleep(0.2)
+    pytest.fail(f"{url} did not show {pattern!r}: {text}")
+
+
+def test_locusts_workers_send_and_its_master_misses_one_that_dies(terminal: Any, locust: str) -> None:
+    read_until(f"{locust}/stats/requests", r'(?s)("state": ?"ready".*){3}')  # both workers, and all together
+    load = urllib.parse.urlencode({"user_count": 4, "spawn_rate": 4, "host": "serving:8500"}).encode()
+    with urllib.request.urlopen(f"{locust}/swarm", load, timeout=10) as answer:  # noqa: S310
+        assert json.load(answer)["success"]
+    read_until(f"{locust}/glyph", "Latency histogram")
+    one, _ = output("--profile=load", "ps", "--quiet", "locust-worker").split()
+    subprocess.run(["docker", "kill", one], check=True, capture_output=True)
+    page = read_until(f"{locust}/glyph", "LOST WITH WORKER")
+    assert "1 of 2 workers died" in page
+    assert "grpc://serving:8500" in page
+
+
+def test_containers_of_the_image_are_swept(terminal: Any, tmp_path: Path) -> None:
+    output("cp", "serving:/models", tmp_path)
+    image = inspect("serving")["Config"]["Image"]
+    grid = ["--grid", "max_batch_size=64", "--rates", "5", "--time", "1s", "--p99", "5s"]
+    written = tmp_path / "batching.config"
+    done = subprocess.run(
+        [GLYPH_LOAD, "sweep", "--image", image, "--models", tmp_path / "models", *grid, "--output", written],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "max_batch_size { value: 64 }" in written.read_text()
 
 
 def test_ctrl_c_stops_the_stack_in_order(terminal: Any) -> None:
@@ -145,7 +197,7 @@ def test_the_example_settings_are_the_defaults() -> None:
 
     plain = {name: value for name, value in os.environ.items() if name not in used}
     with_example, without = (
-        compose("--profile=load", "config", environment=plain | {"COMPOSE_ENV_FILES": file})
+        compose("--profile=*", "config", environment=plain | {"COMPOSE_ENV_FILES": file})
         for file in (".env.example", os.devnull)
     )
     assert with_example.returncode == 0, with_example.stderr

@@ -14,7 +14,8 @@ from glyph_loadtest.generator import INTERRUPTED, probe
 from glyph_loadtest.measurement import Second
 from glyph_loadtest.options import add_request_options, positive, target_of
 from glyph_loadtest.payload import AnswerError
-from glyph_loadtest.result import Run, from_dict
+from glyph_loadtest.result import Run
+from glyph_loadtest.saved import from_dict
 from glyph_loadtest.target import Target, TargetError
 
 EXIT_FAILURES, EXIT_UNUSABLE, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3, 130

@@ -9,7 +9,8 @@ from glyph_loadtest.generator import INTERRUPTED, Generator
 from glyph_loadtest.metrics import between, metrics_url, scrape
 from glyph_loadtest.options import add_arrivals, duration, positive, rate
 from glyph_loadtest.plan import Plan
-from glyph_loadtest.result import Run, as_dict, summarise, table
+from glyph_loadtest.result import Run, summarise, table
+from glyph_loadtest.saved import as_dict
 from glyph_loadtest.shapes import SHAPES
 
 

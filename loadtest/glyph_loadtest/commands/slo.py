@@ -6,9 +6,10 @@ from typing import Any
 from glyph_loadtest import commands
 from glyph_loadtest.arrival import Arrivals
 from glyph_loadtest.generator import Generator
+from glyph_loadtest.machine import machine
 from glyph_loadtest.options import add_arrivals, duration, positive, rate, share
 from glyph_loadtest.plan import Plan
-from glyph_loadtest.result import PERCENTILES, Run, machine, summarise
+from glyph_loadtest.result import PERCENTILES, Run, summarise
 from glyph_loadtest.slo import Answer, Objective, Trial, search
 from glyph_loadtest.target import Target
 

@@ -9,9 +9,10 @@ from typing import Any
 from glyph_loadtest import commands
 from glyph_loadtest.arrival import Arrivals
 from glyph_loadtest.generator import Generator
+from glyph_loadtest.machine import machine
 from glyph_loadtest.options import add_arrivals, add_request_options, duration, rate, share, target_of
 from glyph_loadtest.plan import Plan
-from glyph_loadtest.result import machine, summarise
+from glyph_loadtest.result import summarise
 from glyph_loadtest.servers import Command, Container, ServerError, command, free_ports, running
 from glyph_loadtest.slo import Objective
 from glyph_loadtest.sweep import (
