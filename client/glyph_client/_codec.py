@@ -80,7 +80,11 @@ def as_array(value: Any, dtype: str | None = None) -> Array:
     if isinstance(value, np.generic):
         return np.asarray(value)
     try:
+        if dtype == "string":
+            return np.asarray(value, _OBJECT)
         array = np.asarray(value)
+        if array.dtype.kind == "S":
+            return np.asarray(value, _OBJECT)  # NumPy's own strings of bytes lose the zeros at their end.
         if dtype in _BY_NAME and array.dtype.kind in "biuf":
             number = _BY_NAME[dtype]
             return np.asarray(value, np.float32 if number == pb.DT_BFLOAT16 else _BY_NUMBER[number][1])
@@ -119,8 +123,6 @@ def _fill(tensor: pb.TensorProto, array: Array) -> pb.TensorProto:
     dim = tensor.tensor_shape.dim
     for size in array.shape:
         dim.add().size = size
-    if not array.shape:
-        tensor.tensor_shape.SetInParent()
     return tensor
 
 

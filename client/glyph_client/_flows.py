@@ -115,15 +115,13 @@ class Flows(Generic[TransportT]):
                     raise final from error
                 self.replicas.failed(replica)
                 tried.append(replica)
-                # Each replica is tried once without waiting, then all of them after a pause.
-                seconds = 0.0
-                if len(tried) == len(self.replicas.all):
-                    tried, rounds = [], rounds + 1
-                    seconds = self._retry.wait(rounds, error)
+                if len(tried) < len(self.replicas.all):
+                    continue  # Each replica is tried once, at once, and only then all of them after a pause.
+                tried, rounds = [], rounds + 1
+                seconds = self._retry.wait(rounds, error)
                 if rounds >= self._retry.attempts or seconds >= deadline.left() or not self._budget.spend():
                     raise final from error
-                if seconds:
-                    yield Pause(seconds)
+                yield Pause(seconds)
             else:
                 self._budget.refill()
                 self.replicas.answered(replica)

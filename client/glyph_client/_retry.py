@@ -27,13 +27,13 @@ class Retry:
             that to all of it.
         longest: the longest wait, in seconds, unless the server asks for more (Retry-After).
         budget: retries that may be spent at once; each call that succeeds gives a tenth of one back. An overloaded
-            server is so spared a storm of retries (gRPC's proposal A6).
+            server is so spared a storm of retries (gRPC's proposal A6). Turning to another target is free.
     """
 
     attempts: int = 5
     initial: float = 0.1
     longest: float = 2.0
-    budget: float = 20.0
+    budget: float = 100.0
 
     def wait(self, failures: int, error: CallError) -> float:
         """Seconds to wait after so many failed attempts, of which `error` is the last."""

@@ -70,10 +70,8 @@ def encode(request: Request) -> bytes:
         case MetadataRequest():
             spec = _spec(request.spec)
             return pb.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"]).SerializeToString()
-        case ReloadRequest():
-            models = pb.ModelConfigList(config=[_model_config(model) for model in request.models])
-            config = pb.ModelServerConfig(model_config_list=models)
-            return pb.ReloadConfigRequest(config=config).SerializeToString()
+    models = pb.ModelConfigList(config=[_model_config(model) for model in request.models])
+    return pb.ReloadConfigRequest(config=pb.ModelServerConfig(model_config_list=models)).SerializeToString()
 
 
 def decode(request: Request, message: bytes) -> Response:
@@ -116,11 +114,10 @@ def _decode(request: Request, message: bytes) -> Response:
                 name: _signature(name, each) for name, each in sorted(signatures.items()) if not name.startswith("__")
             }
             return MetadataResponse(named, _spec_back(metadata.model_spec.SerializeToString()))
-        case ReloadRequest():
-            status = pb.ReloadConfigResponse.FromString(message).status
-            if status.error_code:
-                raise call_error("FAILED_PRECONDITION", status.error_message)
-            return ReloadResponse()
+    status = pb.ReloadConfigResponse.FromString(message).status
+    if status.error_code:
+        raise call_error("FAILED_PRECONDITION", status.error_message)
+    return ReloadResponse()
 
 
 @lru_cache(maxsize=256)

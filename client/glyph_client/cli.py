@@ -21,7 +21,6 @@ from glyph_client._errors import (
     GlyphError,
     InputError,
     Overloaded,
-    PictureError,
     Unavailable,
 )
 from glyph_client._flows import Outcome
@@ -50,13 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Such a picture is refused with a message.
     try:
         with Client(options.server, model=options.model, version=options.version, timeout=options.timeout) as client:
-            return int(options.run(client, options))
+            code = int(options.run(client, options))
+        sys.stdout.flush()
+        return code
     except CallError as error:
         print(f"glyph: error: {error}", file=sys.stderr)
         return NO_ANSWER if isinstance(error, Unavailable | DeadlineExceeded | Overloaded) else REFUSED
-    except PictureError as error:
-        print(f"glyph: error: {error}", file=sys.stderr)
-        return PICTURES
     except GlyphError as error:
         print(f"glyph: error: {error}", file=sys.stderr)
         return USAGE

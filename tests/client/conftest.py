@@ -7,7 +7,7 @@ import gzip
 import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from glyph_client import Client
+from glyph_client import Client, ModelConfig
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -152,6 +152,25 @@ def drawings(digits: GREY) -> list[Drawing]:
 
 
 @pytest.fixture(scope="session")
+def configuration(models_dir: Path) -> list[ModelConfig]:
+    """The digits, and a model that has signatures of every method and type."""
+    recorded = REPOSITORY / "tests" / "conformance" / "models" / "half_plus_two"
+    return [
+        ModelConfig("digits", str(models_dir / "digits")),
+        ModelConfig("half_plus_two", str(recorded), versions=[1, 3], labels={"stable": 1}),
+    ]
+
+
+@pytest.fixture(scope="session")
+def server(server: Any, configuration: list[ModelConfig]) -> Any:
+    """The server that all rooms share, with both models."""
+    with Client(server.grpc, timeout=60) as client:
+        client.reload_config([replace(model, labels={}) for model in configuration])
+        client.reload_config(configuration)  # Only versions that are available already can have labels.
+    return server
+
+
+@pytest.fixture(scope="session")
 def client(server: Any) -> Iterator[Client]:
     """A client of the session's server over gRPC."""
     with Client(server.grpc, timeout=60) as grpc_client:
@@ -178,7 +197,11 @@ def grpc_stub() -> Iterator[Callable[..., Stub]]:
     """`grpc_stub(answer)`: a real gRPC server on loopback; `answer(method, message, context)` gives the bytes."""
     servers: list[grpc.Server] = []
 
-    def start(answer: Callable[[str, bytes, Any], bytes], credentials: grpc.ServerCredentials | None = None) -> Stub:
+    def start(
+        answer: Callable[[str, bytes, Any], bytes],
+        credentials: grpc.ServerCredentials | None = None,
+        address: str = "127.0.0.1:0",
+    ) -> Stub:
         stub = Stub("", [])
 
         class Handler(grpc.GenericRpcHandler):
@@ -194,13 +217,14 @@ def grpc_stub() -> Iterator[Callable[..., Stub]]:
 
         server = grpc.server(ThreadPoolExecutor(8))
         server.add_generic_rpc_handlers((Handler(),))
-        address = "127.0.0.1:0" if credentials is None else "localhost:0"
         port = (
-            server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+            server.add_insecure_port(address)
+            if credentials is None
+            else server.add_secure_port("localhost:0", credentials)
         )
         server.start()
         servers.append(server)
-        stub.target = f"127.0.0.1:{port}" if credentials is None else f"grpcs://localhost:{port}"
+        stub.target = f"{address.partition(':')[0]}:{port}" if credentials is None else f"grpcs://localhost:{port}"
         return stub
 
     yield start

@@ -87,6 +87,12 @@ def test_many_pictures_are_answered_in_order_and_a_bad_one_is_one_error(ask: Ask
     assert right >= 9
 
 
+def test_a_bad_picture_alone_is_an_error(ask: Ask) -> None:
+    with pytest.raises(PictureError, match=r"none.png: No such file"):
+        ask(lambda client: client.predict("none.png"))
+    assert [type(each) for each in ask(lambda client: client.predict_many(["none.png"]))] == [PictureError]
+
+
 def test_many_files_preprocessed_by_the_server_find_the_bad_one(ask: Ask, tmp_path: Path) -> None:
     pictures = [SEVEN, b"no image", SEVEN, tmp_path / "missing.png"]
     outcomes = ask(lambda client: client.predict_many(pictures, server_side=True))
@@ -113,7 +119,7 @@ def test_an_asynchronous_source_of_pictures_is_read_as_it_comes(server: Any) -> 
     assert len(asyncio.run(ask_all())) == 12
 
 
-def test_reading_ahead_is_bounded_and_stops_when_nobody_listens(client: Client) -> None:
+def test_reading_ahead_is_bounded_and_stops_when_nobody_listens(server: Any, client: Client) -> None:
     read = 0
 
     def endless() -> Any:
@@ -125,6 +131,17 @@ def test_reading_ahead_is_bounded_and_stops_when_nobody_listens(client: Client) 
     answers = client.predict_many(endless(), batch_size=2, concurrency=2)
     assert next(answers).label == "7"  # type: ignore[union-attr]
     answers.close()  # type: ignore[attr-defined]
+    assert read <= 2 * 2 * 2 + 2
+
+    async def one() -> Any:
+        async with AsyncClient(server.grpc, timeout=60) as asynchronous:
+            answers = asynchronous.predict_many(endless(), batch_size=2, concurrency=2)
+            first = await anext(answers)
+            await answers.aclose()  # type: ignore[attr-defined]
+            return first
+
+    read = 0
+    assert asyncio.run(one()).label == "7"
     assert read <= 2 * 2 * 2 + 2
 
 
@@ -171,6 +188,42 @@ def test_examples_are_classified(ask: Ask) -> None:
     assert results[0][0].score == max(each.score for each in results[0])
 
 
+def test_examples_are_regressed(ask: Ask) -> None:
+    values = ask(
+        lambda c: c.regress([{}, {"x": 4.0}], context={"x": 1.0}, model="half_plus_two", signature="regress_x_to_y")
+    )
+    assert (values.dtype, values.tolist()) == (np.float32, [2.5, 4.0])
+
+
+def test_values_of_every_kind_go_and_come_back(ask: Ask) -> None:
+    def call(inputs: Any, **options: Any) -> Any:
+        return ask(lambda client: client.call(inputs, model="half_plus_two", **options))
+
+    many = call({"b": [True], "n": [2**40], "s": ["é"], "x": [1.5]}, signature="multi")
+    assert {name: (array.dtype.name, array.tolist()) for name, array in many.items()} == {
+        "b": ("bool", [False]),
+        "n": ("int64", [2**40 + 1]),
+        "s": ("object", ["é".encode()]),
+        "x": ("float32", [3.0]),
+    }
+    assert call({"b": [True], "n": [1], "s": ["a"], "x": [1.5]}, signature="multi", output_filter=["n"]).keys() == {"n"}
+    strings = call({"s": [b"\xff\0", "ab"]}, signature="strs")
+    assert (strings["image_bytes"].tolist(), strings["len"].tolist()) == ([b"\xff\0", b"ab"], [2, 2])
+    assert call({"x": [0.0]}, signature="inv")["l"].tolist() == [-np.inf]
+    assert call({"x": [[1.0, 2.0]]}, signature="sum2")["total"].shape == ()
+
+
+def test_a_version_is_asked_by_its_number_or_its_label(ask: Ask) -> None:
+    def call(**choice: Any) -> Any:
+        return ask(lambda client: client.call({"x": [[1.0]]}, model="half_plus_two", **choice))["y"].tolist()
+
+    assert call() == call(version=1) == call(label="stable") == [[2.5]]
+    models = ask(lambda client: client.models("digits", "half_plus_two"))
+    assert [[each.version for each in model.versions] for model in models] == [[1], [3, 1]]
+    with pytest.raises(InvalidRequest, match="nightly"):
+        call(label="nightly")
+
+
 def test_a_signature_of_another_method_does_not_regress(ask: Ask) -> None:
     with pytest.raises(InvalidRequest):
         ask(lambda client: client.regress([{"x": 1.0}], signature="classify"))
@@ -211,15 +264,17 @@ def test_waiting_for_what_never_comes_says_what_was_seen(server: Any) -> None:
     assert isinstance(error.value, TimeoutError)
 
 
-def test_a_new_configuration_goes_over_grpc_only(server: Any, models_dir: Path) -> None:
-    config = [ModelConfig("digits", str(models_dir / "digits"))]
-    with Client(server.grpc, timeout=60) as client:
-        client.reload_config(config)
-        assert client.status()[0].state == "AVAILABLE"
-        with pytest.raises(InvalidRequest, match="relative"):
-            client.reload_config([ModelConfig("digits", "relative/path")])
-    with Client(server.rest) as client, pytest.raises(Unsupported, match=r"REST has no call.*Use gRPC"):
-        client.reload_config(config)
+def test_a_new_configuration_goes_over_grpc_only(
+    ask: Ask, configuration: list[ModelConfig], request: pytest.FixtureRequest
+) -> None:
+    if request.node.callspec.params["ask"].endswith("rest"):
+        with pytest.raises(Unsupported, match=r"REST has no call.*Use gRPC"):
+            ask(lambda client: client.reload_config(configuration))
+        return
+    ask(lambda client: client.reload_config(configuration))
+    assert ask(lambda client: client.status())[0].state == "AVAILABLE"
+    with pytest.raises(InvalidRequest, match="relative"):
+        ask(lambda client: client.reload_config([ModelConfig("digits", "relative/path")]))
 
 
 def test_requests_may_be_compressed(server: Any, digits: NDArray[np.uint8]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sysconfig
@@ -55,6 +56,32 @@ def test_a_bad_picture_is_one_line_and_its_own_exit_code(server: Any, tmp_path: 
     assert "no image" in bad["error"]
     assert (good["label"], good["truth"]) == ("0", "0")
     assert last == {"right": 1, "known": 1, "accuracy": 1.0}
+
+
+def test_progress_is_shown_on_a_terminal_where_the_answers_go_elsewhere(server: Any, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "zero.png").write_bytes(SAMPLES[0].read_bytes())
+    terminal, end = os.openpty()
+    command = [GLYPH, "predict", tmp_path / "text.png", tmp_path / "zero.png", "--truth", "--server", server.grpc]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=end, text=True, timeout=60, check=False)
+    shown = os.read(terminal, 10_000).decode()
+    os.close(end)
+    os.close(terminal)
+    assert done.returncode == 3
+    assert shown.endswith("2/2\r\n")
+    assert "text.png: no image" in shown
+    assert done.stdout.splitlines()[1].split()[-1] == "?"
+    assert done.stdout.splitlines()[-1] == "no file name tells the truth: they would look like 7.0001.png"
+
+
+def test_a_reader_that_has_gone_is_no_failure(server: Any) -> None:
+    command = [GLYPH, "models", "--server", server.grpc]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 0
 
 
 def test_failures_have_their_exit_codes(server: Any, free_ports: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from glyph_client import (
     CallError,
     ClassifyRequest,
     ClassifyResponse,
+    InputError,
     InvalidRequest,
     MetadataRequest,
     MetadataResponse,
@@ -125,6 +126,11 @@ def test_what_the_client_writes_as_examples_is_what_was_recorded() -> None:
     sent = REST[":classify context"]
     assert (method, path) == (sent["method"], sent["path"])
     assert json.loads(body or b"") == json.loads(sent["body"])
+
+
+def test_json_has_no_complex_numbers() -> None:
+    with pytest.raises(InputError, match=r"JSON has no complex numbers. Received: input 'z' of complex64. Use gRPC"):
+        _json.encode(PredictRequest(SPEC, {"z": np.zeros(1, np.complex64)}))
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ def typed(array: Any) -> Any:
                 st.integers(-(2**63), 2**63 - 1),
                 st.floats(width=32, allow_nan=False),
                 st.lists(st.binary(), min_size=1),
+                hnp.arrays(np.int64, st.integers(1, 3)),
                 st.lists(st.floats(width=32, allow_nan=False), min_size=1),
             ),
             max_size=3,
@@ -127,7 +128,7 @@ def test_examples_reach_the_stock_stubs(examples: list[dict[str, Any]]) -> None:
         for name, value in sent.items():
             feature = read.features.feature[name]
             got = list(getattr(feature, feature.WhichOneof("kind")).value)
-            wanted = value if isinstance(value, list) else [value]
+            wanted = list(value) if isinstance(value, list | np.ndarray) else [value]
             assert got == [each.encode() if isinstance(each, str) else each for each in wanted]
 
 
@@ -170,6 +171,11 @@ def test_bfloat16_is_written_from_ml_dtypes_and_read_as_float32() -> None:
 def test_big_endian_and_strided_arrays_are_sent_in_the_wires_order() -> None:
     array = np.arange(12, dtype=">i4").reshape(3, 4).T[::2]
     np.testing.assert_array_equal(_codec.decode(_codec.encode(array)), array)
+
+
+def test_bytes_in_lists_keep_the_zeros_at_their_end() -> None:
+    assert list(_codec.encode(_codec.as_array([b"GIF\0", b"\0"])).string_val) == [b"GIF\0", b"\0"]
+    assert list(_codec.encode(_codec.as_array([b"\xff\0", "é"], "string")).string_val) == [b"\xff\0", "é".encode()]
 
 
 def test_text_is_sent_as_utf8() -> None:
@@ -220,6 +226,8 @@ def test_a_typed_field_repeats_its_last_value_and_an_empty_one_is_zeros() -> Non
     read = _codec.decode(pb.TensorProto(dtype=pb.DT_INT32, tensor_shape=shape, int_val=[4, 5]))
     np.testing.assert_array_equal(read, [4, 5, 5])
     np.testing.assert_array_equal(_codec.decode(pb.TensorProto(dtype=pb.DT_INT32, tensor_shape=shape)), [0, 0, 0])
+    strings = pb.TensorProto(dtype=pb.DT_STRING, tensor_shape=shape, string_val=[b"a", b"b"])
+    assert _codec.decode(strings).tolist() == [b"a", b"b", b"b"]
 
 
 @pytest.mark.parametrize("value", [{}, [[1.0]], [1, "a"], None])
@@ -230,7 +238,14 @@ def test_a_feature_is_bytes_text_or_numbers(value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("value", "dtype"),
-    [(1.5, "float32"), ([1, 2], "int32"), (2**40, "int64"), (["a"], "str32"), (np.float64(1), "float64")],
+    [
+        (1.5, "float32"),
+        ([1, 2], "int32"),
+        (2**40, "int64"),
+        (["a"], "str32"),
+        ([b"a"], "object"),
+        (np.float64(1), "float64"),
+    ],
 )
 def test_pythons_numbers_take_tensorflows_default_types(value: Any, dtype: str) -> None:
     assert _codec.as_array(value).dtype.name == dtype
