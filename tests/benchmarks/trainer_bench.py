@@ -1,15 +1,18 @@
 """How much faster than the deck's own program the trainer is, in one run on this machine.
 
-    python tests/benchmarks/trainer_bench.py --data-dir build/dataset [--seeds 5] [--epochs 10] [--json]
+    python tests/benchmarks/trainer_bench.py [--data-dir build/dataset] [--json]
 
-Two ratios:
+Three bars:
 
-* Seconds of training from random weights to at least 98.38 % on the 12,000 images held out (`deck --fast`, for each
-  seed, tracing included), against the deck's own program: `model.fit` on arrays, Adam, batches of 100, 10 epochs. With
-  fewer `--epochs` (at least 2), the missing ones are reckoned like the last one.
-* Images per second of the input pipeline, reading the folder of JPEG files without its cache, against a Pillow loop.
+* Training. Seconds from random weights to at least 98.38 % of the 12,000 images held out, by `deck --fast`, in each of
+  five seeds, against the deck's own program: `model.fit` on arrays, Adam, batches of 100, 10 epochs, two of them after
+  each seed. Both are the seconds of the training steps; building the graph, which both do once, is left out of both and
+  shown apart.
+* Reading. Images per second of the input pipeline, from the folder of JPEG files without its cache, against a plain
+  Pillow loop; the better of two goes each, taken in turns.
+* The second reading. Seconds to read the folder from its cache, the best of five.
 
-The exit status is 1 if a ratio or an accuracy falls short of what is demanded.
+The exit status is 1 if a bar is not reached.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -27,14 +31,42 @@ import keras
 import numpy as np
 from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.data.decode import decode
+from glyph_trainer.data.digits import build_digit_folder
 from glyph_trainer.data.folder import read_folder
+from glyph_trainer.data.mnist import DEFAULT_DIRECTORY
 from glyph_trainer.evaluate import evaluate
 from glyph_trainer.fit import Loop
 from glyph_trainer.recipes import deck
 from PIL import Image
 
-ACCURACY, TRAINING_RATIO, READING_RATIO = 0.9838, 12.0, 3.5
-DECK_EPOCHS = 10
+ACCURACY, TRAINING_RATIO, READING_RATIO, CACHED_SECONDS = 0.9838, 12.0, 3.5, 0.3
+SEEDS = (1, 2, 3, 4, 5)
+DECK_EPOCHS_AFTER_EACH = 2
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One line of the table."""
+
+    name: str
+    figure: str
+    bar: str
+    reached: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training.
+
+    Attributes:
+        preparing: seconds of building the graph.
+        training: seconds of the steps.
+        accuracy: share of right answers on the images held out.
+    """
+
+    preparing: float
+    training: float
+    accuracy: float
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -44,34 +76,40 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def deck_program(train: Dataset, epochs: int) -> float:
-    """Seconds of the deck's own program."""
-    keras.utils.set_random_seed(1)
-    model = deck.build(10)
-    images = train.images.astype("float32")
-    labels = keras.utils.to_categorical(train.labels, 10)
+class DeckProgram:
+    """The deck's own program, epoch by epoch."""
 
-    ends = [time.perf_counter()]
-    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ends.append(time.perf_counter()))
-    model.compile(optimizer="adam", loss="categorical_crossentropy", metrics=["accuracy"])
-    model.fit(images, labels, batch_size=100, epochs=epochs, verbose=0, callbacks=[watch])
-    return ends[-1] - ends[0] + (DECK_EPOCHS - epochs) * (ends[-1] - ends[-2])
+    def __init__(self, train: Dataset) -> None:
+        keras.utils.set_random_seed(1)
+        self._images = train.images.astype("float32")
+        self._labels = keras.utils.to_categorical(train.labels, 10)
+        self._model = deck.build(10)
+        self._model.compile(optimizer="adam", loss="categorical_crossentropy", metrics=["accuracy"])
+        self._fit(200)  # builds the graph
+
+    def train(self, epochs: int) -> float:
+        """Seconds of some more epochs."""
+        return timed(lambda: self._fit(len(self._images), epochs))
+
+    def _fit(self, count: int, epochs: int = 1) -> None:
+        self._model.fit(self._images[:count], self._labels[:count], batch_size=100, epochs=epochs, verbose=0)
 
 
-def fast(dataset: Dataset, seed: int) -> tuple[float, float]:
-    """Seconds and accuracy of `deck --fast`."""
+def train_fast(dataset: Dataset, seed: int) -> Trained:
+    """Train as `deck --fast` does."""
     train, held_out = dataset.shuffled(seed).split(30_000)
     recipe = deck.FAST
     keras.utils.set_random_seed(seed)
     model = recipe.build(10)
-
-    def fit() -> None:
-        steps = recipe.settings.epochs * recipe.settings.steps_per_epoch(len(train))
-        loop = Loop(model, recipe.logits(model), recipe.optimizer(steps), train, recipe.settings, seed)
-        for epoch in range(1, recipe.settings.epochs + 1):
-            loop.epoch(epoch)
-
-    return timed(fit), evaluate(model, held_out).accuracy
+    started = time.perf_counter()
+    steps = recipe.settings.epochs * recipe.settings.steps_per_epoch(len(train))
+    loop = Loop(model, recipe.logits(model), recipe.optimizer(steps), train, recipe.settings, seed)
+    loop.prepare()
+    prepared = time.perf_counter()
+    for epoch in range(1, recipe.settings.epochs + 1):
+        loop.epoch(epoch)
+    ended = time.perf_counter()
+    return Trained(prepared - started, ended - prepared, evaluate(model, held_out).accuracy)
 
 
 def pillow_loop(paths: list[Path]) -> None:
@@ -81,50 +119,62 @@ def pillow_loop(paths: list[Path]) -> None:
         images[index] = np.asarray(Image.open(path), dtype="float32")
 
 
+def measure_reading(folder: Path) -> list[Measure]:
+    """Measure the input pipeline."""
+    paths = sorted(folder.glob("*.jpg"))
+    decode(paths[:100])  # TensorFlow wakes up
+    turns = [(timed(lambda: decode(paths)), timed(lambda: pillow_loop(paths))) for _ in range(2)]
+    ours, pillow = map(min, zip(*turns, strict=True))
+    cached = min(timed(lambda: read_folder(folder)) for _ in range(5))
+    speeds = f"{len(paths) / ours:,.0f} images/s, Pillow {len(paths) / pillow:,.0f}: {pillow / ours:.1f} times"
+    return [
+        Measure("reading 42,000 JPEGs", speeds, f"{READING_RATIO} times", pillow / ours >= READING_RATIO),
+        Measure("the second reading", f"{cached:.2f} s", f"{CACHED_SECONDS} s", cached <= CACHED_SECONDS),
+    ]
+
+
+def measure_training(dataset: Dataset) -> list[Measure]:
+    """Measure the fast training, the deck's program in between."""
+    program = DeckProgram(dataset.shuffled(1).split(30_000)[0])
+    trainings, whole = [], 0.0
+    for seed in SEEDS:
+        trainings.append(train_fast(dataset, seed))
+        whole += program.train(DECK_EPOCHS_AFTER_EACH)
+    slowest = max(each.training for each in trainings)
+    preparing = max(each.preparing for each in trainings)
+    seconds = f"{slowest:.2f} s at most, the deck's program {whole:.1f} s: {whole / slowest:.1f} times"
+    with_graph = f"{whole / max(each.preparing + each.training for each in trainings):.1f} times"
+    accuracies = [each.accuracy for each in trainings]
+    return [
+        Measure("training, fast", seconds, f"{TRAINING_RATIO:g} times", whole / slowest >= TRAINING_RATIO),
+        Measure("  graph included", f"{preparing:.2f} s more at most: {with_graph}", "", True),
+        Measure(
+            "  in each seed",
+            " ".join(f"{accuracy:.2%}" for accuracy in accuracies),
+            f"{ACCURACY:.2%}",
+            min(accuracies) >= ACCURACY,
+        ),
+    ]
+
+
 def main() -> int:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=DECK_EPOCHS)
+    default = Path(__file__).parents[2] / "build" / "dataset"
+    parser.add_argument("--data-dir", type=Path, default=default, help="the 42,000 digits; made if missing")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
 
+    build_digit_folder(options.data_dir, DEFAULT_DIRECTORY)
     dataset = read_folder(options.data_dir).dataset
-    paths = sorted(options.data_dir.glob("*.jpg"))
-    decode(paths[:100])  # TensorFlow wakes up
-    reading, plain = timed(lambda: decode(paths)), timed(lambda: pillow_loop(paths))
-    baseline = deck_program(dataset.shuffled(1).split(30_000)[0], options.epochs)
-    runs = [fast(dataset, seed) for seed in range(1, options.seeds + 1)]
-    slowest = max(seconds for seconds, _ in runs)
-    result = {
-        "reading_images_per_second": len(paths) / reading,
-        "pillow_images_per_second": len(paths) / plain,
-        "reading_ratio": plain / reading,
-        "deck_program_seconds": baseline,
-        "fast_seconds": [seconds for seconds, _ in runs],
-        "fast_accuracies": [accuracy for _, accuracy in runs],
-        "training_ratio": baseline / slowest,
-    }
-    passed = (
-        plain / reading >= READING_RATIO
-        and baseline / slowest >= TRAINING_RATIO
-        and min(accuracy for _, accuracy in runs) >= ACCURACY
-    )
+    measures = measure_reading(options.data_dir) + measure_training(dataset)
     if options.json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps([asdict(measure) for measure in measures], indent=2))
     else:
-        print(
-            f"reading   {len(paths) / reading:,.0f} images/s, Pillow {len(paths) / plain:,.0f}: "
-            f"{plain / reading:.1f} times"
-        )
-        print(
-            f"training  deck's program {baseline:.1f} s; deck --fast at most {slowest:.1f} s: "
-            f"{baseline / slowest:.1f} times"
-        )
-        for seed, (seconds, accuracy) in enumerate(runs, 1):
-            print(f"  seed {seed}: {seconds:.2f} s, {accuracy:.2%}")
-    return 0 if passed else 1
+        for each in measures:
+            verdict = "" if not each.bar else "reached" if each.reached else "NOT REACHED"
+            print(f"{each.name:<22}{each.figure:<72}{each.bar:<12}{verdict}")
+    return 0 if all(measure.reached for measure in measures) else 1
 
 
 if __name__ == "__main__":

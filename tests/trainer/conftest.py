@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -12,6 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Processes that begin with TensorFlow imported."""
+PROCESSES.set_forkserver_preload(["glyph_trainer.publish"])
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "glyph-train"
 

@@ -1,7 +1,6 @@
 """A training that was killed goes on as if nothing had been."""
 
 import json
-import multiprocessing
 import random
 import time
 from dataclasses import replace
@@ -15,10 +14,10 @@ from glyph_trainer.fit import FitSettings, State
 from glyph_trainer.pipeline import load_images, train
 from glyph_trainer.recipes import deck
 
-SETTINGS = FitSettings(epochs=8, batch_size=20, patience=7)
+from tests.trainer.conftest import PROCESSES
+
+SETTINGS = FitSettings(epochs=5, batch_size=20, patience=4)
 RANDOM = random.SystemRandom()
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["glyph_trainer.pipeline"])
 
 
 def train_in_process(folder: Path, run: Path, weights: Path | None) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,47 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from glyph_trainer.data.mnist import read_mnist_test
-
-# Runs in a process of its own, as a server would: an abort of TensorFlow takes only that one along. The callable is
-# made from options, as in TensorFlow Serving, since Session.run compares shapes in Python before anything happens.
-ASK = """
-import json, sys
-import numpy as np
-import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
-
-QUESTIONS = {
-    "image": np.zeros([2, 28, 28, 1], np.uint8),
-    "rank 0": np.uint8(1),
-    "rank 1": np.zeros([784], np.uint8),
-    "rank 2": np.zeros([1, 2], np.uint8),
-    "rank 3": np.zeros([28, 28, 1], np.uint8),
-    "rank 5": np.zeros([1, 1, 28, 28, 1], np.uint8),
-    "27 x 28": np.zeros([1, 27, 28, 1], np.uint8),
-    "3 channels": np.zeros([1, 28, 28, 3], np.uint8),
-    "floats": np.zeros([1, 28, 28, 1], np.float32),
-    "junk": np.array([b"junk"], object),
-    "nothing": np.array([b""], object),
-    "string rank 0": np.array(b"junk", object),
-    "string rank 2": np.array([[b"junk"]], object),
-    "example without picture": np.array([tf.train.Example().SerializeToString()], object),
-}
-version, questions = sys.argv[1], json.loads(sys.argv[2])
-session = tf.compat.v1.Session(graph=tf.Graph())
-with session.graph.as_default():
-    signatures = tf.compat.v1.saved_model.load(session, ["serve"], version).signature_def
-for name, question in questions:
-    signature = signatures[name]
-    (fed,) = signature.inputs.values()
-    options = config_pb2.CallableOptions(
-        feed=[fed.name], fetch=[output.name for output in signature.outputs.values()]
-    )
-    try:
-        outputs = session._make_callable_from_options(options)(QUESTIONS[question])
-        print(json.dumps([name, question, "answer", [list(output.shape) for output in outputs]]), flush=True)
-    except tf.errors.OpError as error:
-        print(json.dumps([name, question, type(error).__name__, error.message]), flush=True)
-"""
+from glyph_trainer.probe import ExportedModel
+from glyph_trainer.versions import describe_version
 
 
 @pytest.fixture(scope="module")
@@ -118,24 +75,14 @@ def test_only_the_weights_are_saved(version: Path) -> None:
     assert sum(int(np.prod(shape)) for shape in saved.values()) == 35_754
 
 
-def test_what_does_not_fit_is_an_error_of_that_request_alone(version: Path) -> None:
-    wrong = {
-        "serving_default": ["rank 0", "rank 1", "rank 2", "rank 3", "rank 5", "27 x 28", "3 channels", "floats"],
-        "image_bytes": ["junk", "nothing", "string rank 0", "string rank 2", "image"],
-        "classify": ["junk", "string rank 0", "string rank 2", "example without picture", "image"],
-    }
-    questions = [(name, question) for name, asked in wrong.items() for question in asked]
-    survived = [("serving_default", "image")]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", ASK, version, json.dumps([*questions, *survived])],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1"},  # it is oneDNN that aborts
-    )
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0, (answers[-1:], done.stderr[-2000:])
-    assert [(name, question) for name, question, kind, _ in answers if kind == "InvalidArgumentError"] == questions
-    assert [(name, question) for name, question, kind, _ in answers if kind == "answer"] == survived
-    assert answers[-1][3] == [[2, 10], [2]] or answers[-1][3] == [[2], [2, 10]]
+def test_an_empty_batch_is_an_error_in_plain_words(version: Path) -> None:
+    model = ExportedModel(str(version))
+    nothing = {"serving_default": np.zeros([0, 28, 28, 1], np.uint8), "image_bytes": np.array([], object)}
+    for signature, question in {**nothing, "classify": nothing["image_bytes"]}.items():
+        with pytest.raises(tf.errors.InvalidArgumentError, match="the batch is empty: send at least one image"):
+            model.ask(signature, question)
+
+
+def test_it_was_published_because_all_that_does_not_fit_is_an_error(version: Path) -> None:
+    gates = {gate["name"]: gate["figure"] for gate in describe_version(version).manifest["gates"]}
+    assert gates["what does not fit is an error"] == "22 of 22 questions"

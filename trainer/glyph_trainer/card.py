@@ -28,6 +28,7 @@ pens and other cultures' digits are harder.
 
 ## How it came about
 
+* `{command}`
 * {images:,} training images, {epochs} epochs in {seconds:.0f} s, {parameters:,} parameters, seed {seed}.
 * Settings: {settings}.
 * Fingerprint of the data: `{fingerprint}`.
@@ -64,6 +65,7 @@ def write_card(name: str, record: TrainingRecord, parameters: int) -> str:
     return _TEMPLATE.format(
         name=name,
         recipe=record.recipe,
+        command=_command(record),
         classes=len(record.labels),
         labels=", ".join(record.labels),
         metrics="\n".join(_row(SETS.get(name, name), summary) for name, summary in record.metrics.items())
@@ -77,6 +79,14 @@ def write_card(name: str, record: TrainingRecord, parameters: int) -> str:
         fingerprint=record.data_fingerprint,
         software=", ".join(f"{key} {value}" for key, value in record.software.items()),
     )
+
+
+def _command(record: TrainingRecord) -> str:
+    """Name the command that trains the same model from the same images."""
+    options = {"data-dir": record.source, "seed": record.seed}
+    options |= {name.replace("_", "-"): record.settings[name] for name in ("epochs", "batch_size", "patience")}
+    given = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
+    return f"glyph-train run --recipe {record.recipe} {given} --models-dir models"
 
 
 def write_example_card(name: str, summary: str, signature: Any, record: TrainingRecord) -> str:

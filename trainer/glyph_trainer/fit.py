@@ -8,6 +8,7 @@ nothing is copied, converted or fed in between. On the deck's small network this
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -128,6 +129,10 @@ class Loop:
         self.variables = [*model.variables, *optimizer.variables, *self._averages]
         self._run = _compile_steps(model, logits, optimizer, train, settings, self._averages, seed)
 
+    def prepare(self) -> None:
+        """Build the graph, which the first epoch would do else."""
+        self._run.get_concrete_function()
+
     def epoch(self, number: int, on_steps: Callable[[int], None] = lambda _: None) -> EpochReport:
         """Train for one epoch.
 
@@ -172,7 +177,7 @@ def _compile_steps(
     settings: FitSettings,
     averages: list[tf.Variable],
     seed: int,
-) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+) -> Any:
     """Compile a function that trains on the batches it is given, int32 [steps, batch] of indices.
 
     It returns the sum of the losses and the number of right answers.
@@ -222,7 +227,7 @@ def _compile_steps(
             right += tf.math.count_nonzero(tf.argmax(logits, axis=-1, output_type=tf.int32) == truth, dtype=tf.int32)
         return loss_sum, right
 
-    return run  # type: ignore[no-any-return]  # tensorflow has no type information
+    return run
 
 
 @dataclass

@@ -25,6 +25,7 @@ class Images:
     """The images of a training, in their parts.
 
     Attributes:
+        source: the name of the folder.
         train: to train with.
         held_out: of the same source, to test with.
         official: test images that are given apart, if any.
@@ -32,6 +33,7 @@ class Images:
         validation: what is to be said about them.
     """
 
+    source: str
     train: Dataset
     held_out: Dataset
     official: Dataset | None
@@ -87,7 +89,7 @@ def load_images(
     print(validation.as_text(), flush=True)
     if validation.unusable and not skip_bad:
         raise UnusableFilesError(str(directory), [(file.name, file.reason) for file in validation.unusable])
-    return Images(train, held_out, source.official, source.images.fingerprint(), validation)
+    return Images(source.name, train, held_out, source.official, source.images.fingerprint(), validation)
 
 
 def train(
@@ -130,6 +132,7 @@ def train(
         seed=seed,
         settings=dataclasses.asdict(settings),
         labels=part.names,
+        source=images.source,
         images=len(part),
         data_fingerprint=images.fingerprint,
         history=tuple(dataclasses.asdict(report) for report in history),

@@ -97,6 +97,7 @@ def probe(model: ExportedModel, images: NDArray[np.uint8], probabilities: NDArra
     text = np.array([b"no image"], object)
     image = images[:1]
     questions = [
+        ("serving_default", "no images", images[:0]),
         ("serving_default", "a scalar", np.uint8(1)),
         ("serving_default", "rank 2", np.zeros([1, 2], np.uint8)),
         ("serving_default", "rank 3", image[0]),
@@ -105,12 +106,14 @@ def probe(model: ExportedModel, images: NDArray[np.uint8], probabilities: NDArra
         ("serving_default", "3 channels", np.repeat(image, 3, axis=3)),
         ("serving_default", "floats", image.astype(np.float32)),
         ("serving_default", "strings", text),
+        ("image_bytes", "no images", pictures[:0]),
         ("image_bytes", "no image", text),
         ("image_bytes", "nothing", np.array([b""], object)),
         ("image_bytes", "half a picture", np.array([pictures[0][: len(pictures[0]) // 2]], object)),
         ("image_bytes", "a scalar", np.array(b"no image", object)),
         ("image_bytes", "rank 2", text[np.newaxis]),
         ("image_bytes", "numbers", image),
+        ("classify", "no images", examples[:0]),
         ("classify", "no example", text),
         ("classify", "an example without a picture", np.array([tf.train.Example().SerializeToString()], object)),
         ("classify", "a scalar", np.array(b"no example", object)),

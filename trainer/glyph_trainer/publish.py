@@ -97,6 +97,7 @@ def publish_example(recipe: Example, fitted: Fitted, models_directory: Path, nam
         seed=0,
         settings=fitted.settings,
         labels=fitted.labels,
+        source="",
         images=0,
         data_fingerprint="",
         history=(),

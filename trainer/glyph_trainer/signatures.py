@@ -19,6 +19,8 @@ IMAGE_SHAPE = (28, 28, 1)
 ENCODED_FEATURE = "image/encoded"
 """The feature of a tf.Example that holds the bytes of the picture."""
 
+_EMPTY = "the batch is empty: send at least one image"
+
 SIGNATURES = ("serving_default", "image_bytes", "classify")
 
 
@@ -27,7 +29,7 @@ class ServingModule(tf.Module):  # type: ignore[misc]  # tensorflow has no type 
 
     Every endpoint begins with `tf.ensure_shape`. The server does not compare a request with the signature's shape, and
     a tensor of the wrong rank that reaches a oneDNN kernel aborts the whole process; the guard makes it an error of
-    that one request.
+    that one request. So is a batch of no images.
     """
 
     def __init__(self, model: keras.Model, labels: Sequence[str]) -> None:
@@ -75,6 +77,9 @@ class ServingModule(tf.Module):  # type: ignore[misc]  # tensorflow has no type 
         return tf.ensure_shape(self._preprocess(encoded), [None, *IMAGE_SHAPE])
 
     def _probabilities(self, image: tf.Tensor) -> tf.Tensor:
+        # oneDNN refuses an empty batch too, but in words that nobody understands.
+        with tf.control_dependencies([tf.debugging.assert_positive(tf.shape(image)[0], _EMPTY)]):
+            image = tf.identity(image)
         return tf.ensure_shape(self._forward(image), [None, self.labels.shape[0]])
 
     def _answer(self, image: tf.Tensor) -> dict[str, tf.Tensor]:

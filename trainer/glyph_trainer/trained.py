@@ -32,6 +32,7 @@ class TrainingRecord:
         seed: of the weights, the split and the order of the images.
         settings: of the training, by name.
         labels: the names of the classes, in the order of the outputs.
+        source: the name of the folder of images.
         images: how many the model was trained with.
         data_fingerprint: of the whole data set, before the split.
         history: loss, accuracy and seconds, epoch by epoch.
@@ -43,6 +44,7 @@ class TrainingRecord:
     seed: int
     settings: dict[str, Any]
     labels: tuple[str, ...]
+    source: str
     images: int
     data_fingerprint: str
     history: tuple[dict[str, float], ...]

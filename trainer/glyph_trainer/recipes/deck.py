@@ -1,4 +1,12 @@
-"""The deck's CNN, as drawn: three tanh convolutions, two max-pools, a hidden layer of 128."""
+"""The deck's CNN, as drawn: three tanh convolutions, two max-pools, a hidden layer of 128.
+
+The recipe `deck` keeps the deck's network, initial weights, batches of 100 and 10 epochs. Two things are not the
+deck's: the learning rate falls to nothing, and the labels are smoothed by 0.05. The deck names no optimiser; Adam at
+its default rate, the plain reading, ended at 98.29 % of the 12,000 with seed 1, below the 98.38 % that the deck
+reports. With the two it is 98.75 %.
+
+`deck-fast` and `deck-polish` train the same network otherwise: in one epoch, and as accurate as it gets.
+"""
 
 from collections.abc import Callable
 
@@ -41,8 +49,7 @@ def build(classes: int) -> keras.Model:
 def optimizer(steps: int) -> keras.optimizers.Optimizer:
     """Make Adam with a learning rate that falls linearly to nothing.
 
-    The deck does not show its optimiser. At the constant default rate, the last epoch is a matter of luck: 98.29 % of
-    the 12,000 with seed 1. With the falling rate it is 98.60 %, with the recipe's label smoothing besides 98.75 %.
+    At a constant rate the last epoch is a matter of luck. The falling one alone brings 98.60 % of the 12,000, seed 1.
 
     Args:
         steps: of the whole training.
@@ -101,7 +108,7 @@ def _pool(x: tf.Tensor, filters: int) -> tf.Tensor:
 
 RECIPE = Recipe(
     name="deck",
-    summary="the deck's CNN as drawn (35,754 parameters), batches of 100, 10 epochs, Adam",
+    summary="the deck's CNN as drawn (35,754 parameters): batches of 100, 10 epochs, Adam with a falling rate",
     build=build,
     logits=relaid_logits,
     optimizer=optimizer,
@@ -113,7 +120,7 @@ FAST = Recipe(
     summary="the same network in one epoch: Muon, a rate that rises and falls",
     build=build,
     logits=relaid_logits,
-    optimizer=lambda steps: Muon(RiseAndFall(0.024, steps), adam_ratio=0.02 / 0.024),
+    optimizer=lambda steps: Muon(RiseAndFall(0.03, steps), adam_ratio=1.6, momentum=0.85),
     settings=FitSettings(epochs=1, batch_size=100, label_smoothing=0.1),
 )
 
