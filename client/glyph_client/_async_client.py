@@ -7,19 +7,20 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, cast
 
-from glyph_client._client import (
+from glyph_client._base import (
     BATCH_SIZE,
     CONCURRENCY,
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
     BaseClient,
+    check_counts,
     make_options,
 )
 from glyph_client._errors import GlyphError
 from glyph_client._flows import Attempt, Flow, Interceptor, Outcome, Pause, T, Work
 from glyph_client._pictures import Picture
 from glyph_client._retry import Deadline, Retry
-from glyph_client._transports import connect_async, split_targets
+from glyph_client._transports import connect_async
 from glyph_client._transports.base import TLS, AsyncTransport
 from glyph_client._types import (
     Array,
@@ -68,9 +69,8 @@ class AsyncClient(BaseClient[AsyncTransport]):
         transport: AsyncTransport | None = None,
     ) -> None:
         options = make_options(headers, api_key, token, tls, compression=compression)
-        transports = [transport] if transport else [connect_async(each, options) for each in split_targets(target)]
         spec = ModelSpec(model, version, label)
-        super().__init__(transports, spec, timeout, retry, hedge_after, interceptors)
+        super().__init__(connect_async, target, transport, options, spec, timeout, retry, hedge_after, interceptors)
 
     async def __aenter__(self) -> Self:
         return self
@@ -115,6 +115,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
     ) -> AsyncIterator[Outcome]:
         """Says what is drawn in each of many pictures, in order; they may come from an asynchronous iterable."""
         spec = self._flows.choose(model, version, label)
+        check_counts(batch_size=batch_size, concurrency=concurrency)
         seconds = self._timeout if timeout is None else timeout
         return self._predict_many(_asynchronous(pictures), spec, seconds, server_side, batch_size, concurrency)
 

@@ -5,17 +5,25 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final, Generic, Self, cast
+from typing import Any, Self, cast
 
-from glyph_client._errors import GlyphError, InputError
-from glyph_client._flows import Attempt, Flow, Flows, Interceptor, Outcome, Pause, T, TransportT, Work
+from glyph_client._base import (
+    BATCH_SIZE,
+    CONCURRENCY,
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT,
+    BaseClient,
+    check_counts,
+    make_options,
+)
+from glyph_client._errors import GlyphError
+from glyph_client._flows import Attempt, Flow, Interceptor, Outcome, Pause, T, Work
 from glyph_client._pictures import Picture
 from glyph_client._retry import Deadline, Retry
-from glyph_client._transports import connect, split_targets
-from glyph_client._transports.base import TLS, Options, Transport
+from glyph_client._transports import connect
+from glyph_client._transports.base import TLS, Transport
 from glyph_client._types import (
     Array,
     Class,
@@ -33,56 +41,6 @@ from glyph_client._types import (
     Signature,
     VersionStatus,
 )
-
-DEFAULT_TARGET: Final = "localhost:8500"
-DEFAULT_TIMEOUT: Final = 10.0
-BATCH_SIZE: Final = 64
-CONCURRENCY: Final = 4
-
-
-class BaseClient(Generic[TransportT]):
-    """What both fronts are made with."""
-
-    def __init__(
-        self,
-        transports: Sequence[TransportT],
-        spec: ModelSpec,
-        timeout: float,
-        retry: Retry,
-        hedge_after: float | None,
-        interceptors: Sequence[Interceptor],
-    ) -> None:
-        if timeout <= 0:
-            raise InputError(f"a timeout is seconds above 0. Received: {timeout}.")
-        self._timeout = timeout
-        self._hedge_after = hedge_after
-        self._interceptors = tuple(interceptors)
-        self._flows: Flows[TransportT] = Flows(transports, spec, retry)
-        self._flows.choose(None, spec.version, spec.label)
-
-    def _deadline(self, timeout: float | None) -> Deadline:
-        return Deadline(self._timeout if timeout is None else timeout)
-
-    def _hedge(self, attempt: Attempt[TransportT]) -> Attempt[TransportT]:
-        """The same attempt, if there is another replica on that."""
-        other = self._flows.replicas.pick([attempt.transport])
-        left = attempt.timeout - cast("float", self._hedge_after)
-        return Attempt(attempt.request, other, attempt.number, max(left, 0.001))
-
-    def _around(self, attempt: Attempt[TransportT]) -> ExitStack:
-        stack = ExitStack()
-        for interceptor in self._interceptors:
-            stack.enter_context(interceptor(attempt))
-        return stack
-
-
-def make_options(
-    headers: Mapping[str, str], api_key: str | None, token: str | None, tls: TLS | None, *, compression: bool
-) -> Options:
-    """What the transports are built with."""
-    secrets = {"x-api-key": api_key, "authorization": None if token is None else f"Bearer {token}"}
-    named = {name: value for name, value in secrets.items() if value is not None}
-    return Options({**headers, **named}, tls or TLS(), compression)
 
 
 class Client(BaseClient[Transport]):
@@ -112,6 +70,7 @@ class Client(BaseClient[Transport]):
 
     Raises:
         TargetError: an address cannot be used.
+        InputError: another parameter cannot.
     """
 
     def __init__(
@@ -133,9 +92,8 @@ class Client(BaseClient[Transport]):
         transport: Transport | None = None,
     ) -> None:
         options = make_options(headers, api_key, token, tls, compression=compression)
-        transports = [transport] if transport else [connect(each, options) for each in split_targets(target)]
         spec = ModelSpec(model, version, label)
-        super().__init__(transports, spec, timeout, retry, hedge_after, interceptors)
+        super().__init__(connect, target, transport, options, spec, timeout, retry, hedge_after, interceptors)
         self._hedges = ThreadPoolExecutor(thread_name_prefix="glyph-hedge") if hedge_after is not None else None
 
     def __enter__(self) -> Self:
@@ -213,9 +171,11 @@ class Client(BaseClient[Transport]):
             A prediction, or the error of that one picture.
 
         Raises:
+            InputError: a number below 1.
             CallError: a request failed for another reason than its pictures.
         """
         spec = self._flows.choose(model, version, label)
+        check_counts(batch_size=batch_size, concurrency=concurrency)
         seconds = self._timeout if timeout is None else timeout
         return self._predict_many(iter(pictures), spec, seconds, server_side, batch_size, concurrency)
 
@@ -264,7 +224,7 @@ class Client(BaseClient[Transport]):
             timeout: other seconds for the whole call.
 
         Returns:
-            Arrays by output name; strings are objects of type bytes.
+            Arrays by output name, read-only over gRPC; strings are objects of type bytes.
 
         Raises:
             InputError: the inputs do not fit the signature.

@@ -91,10 +91,6 @@ class Flows(Generic[TransportT]):
         self, model: str | None, version: int | None, label: str | None, signature: str | None = None
     ) -> ModelSpec:
         """The client's own model where nothing else is asked for."""
-        if version is not None and label is not None:
-            raise InputError(
-                f"a model is asked by version or by label, not by both. Received: {version} and {label!r}."
-            )
         if model is None and version is None and label is None:
             return self.spec if signature is None else replace(self.spec, signature=signature)
         return ModelSpec(self.spec.name if model is None else model, version, label, signature)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from glyph_client._errors import Code
+from glyph_client._errors import Code, InputError
 from glyph_client._preprocess import Explanation
 
 Array = NDArray[Any]
@@ -31,6 +31,11 @@ class ModelSpec:
     version: int | None = None
     label: str | None = None
     signature: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.version is not None and self.label is not None:
+            received = f"{self.version} and {self.label!r}"
+            raise InputError(f"a model is asked by version or by label, not by both. Received: {received}.")
 
 
 @dataclass(frozen=True, slots=True)

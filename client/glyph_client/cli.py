@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from glyph_client._client import DEFAULT_TARGET, DEFAULT_TIMEOUT, Client
+from glyph_client._base import DEFAULT_TARGET, DEFAULT_TIMEOUT
+from glyph_client._client import Client
 from glyph_client._errors import (
     CallError,
     DeadlineExceeded,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ssl
 import threading
 import time
@@ -405,9 +406,53 @@ def test_a_certificate_that_is_not_there_is_named(scheme: str) -> None:
         Client(f"{scheme}://localhost:1", tls=TLS("missing.pem"))
 
 
-def test_a_timeout_is_seconds_above_zero() -> None:
-    with pytest.raises(InputError, match=r"seconds above 0. Received: 0"):
-        Client(timeout=0)
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timeout": 0}, r"^timeout is seconds above 0. Received: 0\.$"),
+        ({"timeout": float("nan")}, "timeout is seconds above 0. Received: nan"),
+        ({"hedge_after": -1.0}, "hedge_after is seconds above 0. Received: -1"),
+        ({"version": 1, "label": "stable"}, "by version or by label, not by both. Received: 1 and 'stable'"),
+        ({"headers": {"x team": "a"}}, "a header's name is letters, digits, - and _. Received: 'x team'"),
+        ({"headers": {"x-team": "é"}}, "a header's value is printable ASCII. Received: something else for 'x-team'"),
+        (
+            {"token": "secret\n"},
+            "a header's value is printable ASCII. Received: something else for 'authorization'",
+        ),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_refused(kind: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        kind(**options)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("name", ["batch_size", "concurrency"])
+def test_a_number_of_pictures_is_from_one(kind: Any, name: str) -> None:
+    mock: Any = MockTransport(Failing())
+    with pytest.raises(InputError, match=f"^{name} is a number from 1. Received: 0"):
+        kind(transport=mock).predict_many([], **{name: 0})
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_answer_may_be_larger_than_four_megabytes(grpc_stub: Any, asynchronous: bool) -> None:
+    status = pb.StatusProto(error_message="m" * 5_000_000)
+    answer = pb.GetModelStatusResponse(model_version_status=[pb.ModelVersionStatus(version=3, status=status)])
+    stub = grpc_stub(lambda *_: answer.SerializeToString())
+    (version,) = status_at(stub.target, asynchronous=asynchronous, timeout=60)
+    assert len(version.error_message) == 5_000_000
+
+
+def test_what_is_compressed_is_sent_smaller(rest_stub: Any) -> None:
+    stub = rest_stub(lambda *_: (200, b'{"results": [1.5]}', {}))
+    with Client(stub.target, compression=True) as client:
+        assert client.regress([{"x": "a" * 10_000}]).tolist() == [1.5]
+    ((_, body, headers),) = stub.asked
+    assert headers["content-encoding"] == "gzip"
+    assert len(body) < 200
+    assert len(gzip.decompress(body)) > 10_000
 
 
 def test_interceptors_surround_each_attempt_and_may_add_headers(grpc_stub: Any) -> None:

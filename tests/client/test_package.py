@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import subprocess
 import sys
@@ -26,6 +27,18 @@ def test_all_names_exactly_what_is_imported() -> None:
         name.asname or name.name for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names
     ]
     assert sorted(glyph_client.__all__) == sorted(imported)
+
+
+def test_both_clients_take_the_same_parameters() -> None:
+    names = [name for name in dir(glyph_client.Client) if not name.startswith("_")]
+    assert names == [name for name in dir(glyph_client.AsyncClient) if not name.startswith("_")]
+    for name in ("__init__", *names):
+        one, other = (getattr(each, name) for each in (glyph_client.Client, glyph_client.AsyncClient))
+        shapes = [
+            [(each.name, each.kind, each.default) for each in inspect.signature(method).parameters.values()]
+            for method in (one, other)
+        ]
+        assert shapes[0] == shapes[1], name
 
 
 def test_the_samples_are_official_test_images_of_every_digit(

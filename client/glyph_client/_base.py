@@ -1,0 +1,79 @@
+"""What the client for threads and the client for asyncio share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Final, Generic, cast
+
+from glyph_client._errors import InputError
+from glyph_client._flows import Attempt, Flows, Interceptor, TransportT
+from glyph_client._retry import Deadline, Retry
+from glyph_client._transports import split_targets
+from glyph_client._transports.base import TLS, Options
+from glyph_client._types import ModelSpec
+
+DEFAULT_TARGET: Final = "localhost:8500"
+DEFAULT_TIMEOUT: Final = 10.0
+BATCH_SIZE: Final = 64
+CONCURRENCY: Final = 4
+
+
+class BaseClient(Generic[TransportT]):
+    """What both fronts are made with."""
+
+    def __init__(
+        self,
+        connect: Callable[[str, Options], TransportT],
+        target: str | Sequence[str],
+        transport: TransportT | None,
+        options: Options,
+        spec: ModelSpec,
+        timeout: float,
+        retry: Retry,
+        hedge_after: float | None,
+        interceptors: Sequence[Interceptor],
+    ) -> None:
+        for name, seconds in (("timeout", timeout), ("hedge_after", hedge_after)):
+            if seconds is not None and not seconds > 0:
+                raise InputError(f"{name} is seconds above 0. Received: {seconds}.")
+        self._timeout = timeout
+        self._hedge_after = hedge_after
+        self._interceptors = tuple(interceptors)
+        transports = [transport] if transport else [connect(each, options) for each in split_targets(target)]
+        self._flows: Flows[TransportT] = Flows(transports, spec, retry)
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline(self._timeout if timeout is None else timeout)
+
+    def _hedge(self, attempt: Attempt[TransportT]) -> Attempt[TransportT]:
+        """The same attempt, if there is another replica on that."""
+        other = self._flows.replicas.pick([attempt.transport])
+        left = attempt.timeout - cast("float", self._hedge_after)
+        return Attempt(attempt.request, other, attempt.number, max(left, 0.001))
+
+    def _around(self, attempt: Attempt[TransportT]) -> ExitStack:
+        stack = ExitStack()
+        for interceptor in self._interceptors:
+            stack.enter_context(interceptor(attempt))
+        return stack
+
+
+def check_counts(**counts: int) -> None:
+    """Raises InputError where one of the numbers is not at least 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"{name} is a number from 1. Received: {count}.")
+
+
+def make_options(
+    headers: Mapping[str, str], api_key: str | None, token: str | None, tls: TLS | None, *, compression: bool
+) -> Options:
+    """What the transports are built with."""
+    secrets = {"x-api-key": api_key, "authorization": None if token is None else f"Bearer {token}"}
+    named = {**headers, **{name: value for name, value in secrets.items() if value is not None}}
+    for name, value in named.items():
+        # Values may be secrets, which no message repeats.
+        if not (name and name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
+            raise InputError(f"a header's name is letters, digits, - and _. Received: {name!r}.")
+        if not (value.isascii() and value.isprintable()):
+            raise InputError(f"a header's value is printable ASCII. Received: something else for {name!r}.")
+    return Options(named, tls or TLS(), compression)
