@@ -60,17 +60,10 @@ def test_the_samples_are_official_test_images_of_every_digit(
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment that holds the client, what it needs, and nothing else."""
     folder = tmp_path_factory.mktemp("fresh") / "venv"
-    venv.create(folder, with_pip=True)
-    pip: list[str | Path] = [
-        folder / "bin" / "python",
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "install",
-        "--quiet",
-    ]
-    subprocess.run([*pip, "--require-hashes", "-r", CLIENT / "requirements.lock"], check=True)
-    subprocess.run([*pip, "--no-deps", "--no-build-isolation", CLIENT], check=True)
+    venv.create(folder)
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", str(folder)]
+    subprocess.run([*install, "--require-hashes", "-r", str(CLIENT / "requirements.lock")], check=True)
+    subprocess.run([*install, "--no-deps", "--no-build-isolation", str(CLIENT)], check=True)
     return folder
 
 
