@@ -47,7 +47,7 @@ def stop(environment, **_):
 @contextmanager
 def _echo() -> Iterator[str]:
     command = [str(Path(sys.executable).parent / "pyvoy"), "loadtest_echo:app", "--port", "0", "--log-level", "off"]
-    with subprocess.Popen(command, cwd=_HERE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=_HERE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
             listening = re.search(r"([0-9.]+:\d+)", process.stderr.readline())

@@ -53,10 +53,10 @@ def test_replicas_are_what_the_rate_and_the_latency_need() -> None:
 def test_noise_makes_the_intervals_wide_enough_to_hold_the_truth() -> None:
     truth = plan_capacity(_points(_LAW), wanted=20_000, limit=0.01).replica.value
     held = 0
-    for seed in range(20):
+    for seed in range(10):
         found = plan_capacity(_points(_LAW, noise=0.05, seed=seed), wanted=20_000, limit=0.01).replica
         held += found.low <= truth <= found.high
-    assert held >= 16
+    assert held >= 8
 
 
 def test_an_objective_that_one_request_alone_misses_has_no_answer() -> None:

@@ -19,13 +19,13 @@ GlyphLoad = Callable[..., Outcome]
 def test_a_95_percent_interval_contains_the_truth_in_95_of_100_cases() -> None:
     chance = random.Random(5)  # noqa: S311
     hits = {"paired": 0, "unpaired": 0}
-    for _ in range(2000):
+    for _ in range(1000):
         a = [chance.lognormvariate(7, 0.1) for _ in range(5)]
         b = [1.2 * chance.lognormvariate(7, 0.1) for _ in range(5)]
         hits["paired"] += paired_ratio("x", a, b).low <= 1.2 <= paired_ratio("x", a, b).high
         hits["unpaired"] += unpaired_ratio("x", a, b).low <= 1.2 <= unpaired_ratio("x", a, b).high
-    assert hits["paired"] / 2000 == pytest.approx(0.95, abs=0.015)
-    assert hits["unpaired"] / 2000 == pytest.approx(0.95, abs=0.02)
+    assert hits["paired"] / 1000 == pytest.approx(0.95, abs=0.02)
+    assert hits["unpaired"] / 1000 == pytest.approx(0.95, abs=0.02)
 
 
 def test_pairs_cancel_what_drifts() -> None:
@@ -41,13 +41,13 @@ def test_a_single_pair_says_nothing_for_sure() -> None:
 
 
 def test_two_targets_take_turns(start_server: StartServer, glyph_load: GlyphLoad) -> None:
-    slow, fast = start_server("--delay", "0.08"), start_server("--delay", "0.02")
+    slow, fast = start_server("--delay", "0.3"), start_server("--delay", "0.01")
     load = ["--users", "2", "--time", "1s", "--warm-up", "0s", "--rounds", "1", "--json"]
     done = glyph_load("compare", slow.grpc, fast.rest, *load)
     assert done.code == 0, done.err
     assert [line.split()[2] for line in done.err.splitlines()] == ["A", "B"]
     throughput = done.json["ratios"][0]
-    assert throughput["b_over_a"] == pytest.approx(4, rel=0.25)
+    assert throughput["b_over_a"] > 3
     assert (throughput["low"], throughput["high"]) == (0, None)  # a single round says nothing for sure
 
 

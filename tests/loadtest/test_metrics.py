@@ -1,4 +1,4 @@
-"""The server's side of the report, read from a real server whose batches and queue are known."""
+"""The server's side of the report, read from a real server and held against what was sent."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -27,22 +27,23 @@ def batching_server(
         yield server
 
 
-@pytest.mark.parametrize(("users", "images"), [(1, 4), (3, 2)])
-def test_batch_size_and_queue_time_are_what_the_server_was_told_to_do(
+@pytest.mark.parametrize(("users", "images"), [(1, 4), (8, 2)])
+def test_what_the_server_counts_is_what_was_sent(
     batching_server: Any, glyph_load: Callable[..., Outcome], users: int, images: int
 ) -> None:
-    """One user's requests run alone; three users' wait for one another, and then run together."""
+    """One user's requests run alone; those of eight wait for one another and run together."""
     load = ["--users", str(users), "--batch", str(images), "--time", "1s", "--warm-up", "0s", "--json"]
     metrics = ["--metrics", f"{batching_server.rest}/monitoring/prometheus/metrics"]
     done = glyph_load("run", batching_server.grpc, *load, *metrics)
     assert done.code == 0, done.err
     seen, client = done.json["server"], done.json["latency_ms"]
+    batches = sum(count for _, count in seen["batch_sizes"])
     assert seen["requests"] >= done.json["requests"] > 0
+    assert seen["batch_size"] * batches == pytest.approx(images * seen["requests"])
     if users == 1:
         assert seen["batch_sizes"] == [[images, seen["requests"]]]
-        assert seen["batch_size"] == images
-        assert seen["queue_ms"] > 0.99 * _QUEUE_MS
     else:
-        assert images < seen["batch_size"] <= users * images
-    assert _QUEUE_MS / 2 < seen["queue_ms"] < seen["request_ms"] < client["mean"]
-    assert seen["queue_ms"] + seen["runtime_ms"] <= seen["request_ms"]
+        assert seen["batch_size"] > images
+        assert seen["queue_ms"] > 1
+    assert 0 <= seen["queue_ms"] < seen["request_ms"] < client["mean"]
+    assert 0 < seen["runtime_ms"] < seen["request_ms"]
