@@ -9,6 +9,7 @@ import logging
 from argparse import ArgumentParser
 from typing import Any
 
+import gevent
 from locust import events, runners
 from locust.env import Environment
 
@@ -61,6 +62,8 @@ class _Record:
             if environment.web_ui is None:
                 environment.process_exit_code = 2
                 environment.runner.quit()
+            else:
+                gevent.spawn(environment.runner.stop)  # once it has started: another host may be typed
             return
         if not isinstance(environment.runner, runners.MasterRunner):
             if not job.first and not environment.stop_timeout:
