@@ -97,6 +97,9 @@ def test_the_commands_do_the_same(glyph_train: Run, release: Release) -> None:
     models = ("--models-dir", release.base.parent, "--config", release.config)
     assert glyph_train("promote", 4, *models).stdout == "stable is version 4\n"
     assert glyph_train("promote", 6, "--label", "canary", *models).stdout == "canary is version 6\n"
+    blind = glyph_train("prune", "--keep", 1, *models[:2])
+    assert blind.returncode == 1
+    assert "have had labels. Name the server's models.config with --config" in blind.stderr
     assert glyph_train("prune", "--keep", 1, *models).stdout == "Deleted 1, 2, 3, 5\n"
     assert glyph_train("rollback", *models).stdout == "there is no canary any longer\n"
     refused = glyph_train("promote", 5, *models)

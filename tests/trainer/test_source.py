@@ -63,10 +63,13 @@ def test_the_report_counts_what_one_would_want_to_know() -> None:
     images = np.stack([np.full((28, 28, 1), shade, np.uint8) for shade in shades])
     dataset = Dataset(images, np.array([0, 0, 0, 1, 0, 0, 0, 0, 0, 1], np.int32), ("cat", "dog"))
     train, test = dataset.split(8)
-    report = validate(train, test, 4, [UnusableFile("x.jpg", "no label")], [UnusableFile("y.jpg", "no image")])
+    official = dataset.take([0, 9])
+    report = validate(
+        train, test, official, 4, [UnusableFile("x.jpg", "no label")], [UnusableFile("y.jpg", "no image")]
+    )
     assert report.counts == {"cat": 8, "dog": 2}
     assert report.imbalance == 4
-    assert (report.duplicates, report.contradictions, report.duplicates_across) == (2, 1, 1)
+    assert (report.duplicates, report.contradictions, report.duplicates_across) == (2, 1, 2)
     assert report.as_text().splitlines() == [
         "10 images of 2 classes, from 2 of dog to 8 of cat: imbalanced, 4.0 to 1",
         "  4 resized to 28 x 28",
@@ -74,7 +77,7 @@ def test_the_report_counts_what_one_would_want_to_know() -> None:
         "  1 unreadable, left out",
         "  2 exact copies of another one",
         "  1 of these copies under another label",
-        "  1 test images that are also training images",
+        "  2 test images that are also training images",
     ]
 
 

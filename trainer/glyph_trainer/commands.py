@@ -135,10 +135,13 @@ def rollback(options: argparse.Namespace) -> None:
 
 def prune(options: argparse.Namespace) -> None:
     """Delete old versions."""
+    from glyph_trainer.release import has_promotions
     from glyph_trainer.versions import prune
 
-    labelled = _release(options).labels().values() if options.config else ()
-    pruned = prune(options.models_dir / options.model_name, options.keep, labelled)
+    base = options.models_dir / options.model_name
+    if not options.config and has_promotions(base):
+        raise PublishError(f"versions of {base} have had labels. Name the server's models.config with --config")
+    pruned = prune(base, options.keep, _release(options).labels().values() if options.config else ())
     print(f"Deleted {', '.join(map(str, pruned))}" if pruned else "Nothing to delete")
 
 

@@ -85,7 +85,7 @@ def load_images(
     if len(source.images.names) < 2:
         raise DataError(f"{directory} holds images of one class, {source.images.names[0]}. A classifier needs two")
     train, held_out = source.images.shuffled(seed).split(first)
-    validation = validate(train, held_out, source.resized, source.unlabelled, source.unreadable)
+    validation = validate(train, held_out, source.official, source.resized, source.unlabelled, source.unreadable)
     print(validation.as_text(), flush=True)
     if validation.unusable and not skip_bad:
         raise UnusableFilesError(str(directory), [(file.name, file.reason) for file in validation.unusable])

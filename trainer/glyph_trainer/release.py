@@ -21,6 +21,15 @@ LABELS = (STABLE, CANARY)
 _LOG = ".promotions.jsonl"
 
 
+def has_promotions(base: Path) -> bool:
+    """Find out whether any version of a model was ever promoted.
+
+    Args:
+        base: the folder of the model.
+    """
+    return (base / _LOG).exists()
+
+
 @dataclass(frozen=True)
 class Release:
     """The models.config of a server, for one model.

@@ -13,7 +13,7 @@ from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_
 from glyph_trainer.signatures import ENCODED_FEATURE
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-"""The batch sizes that the server forms (serving/config/batching.config)."""
+"""What a server is warmed up with: up to the largest batch that it forms (serving/config/batching.config)."""
 
 FILE_NAME = "tf_serving_warmup_requests"
 

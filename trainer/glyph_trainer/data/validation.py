@@ -84,6 +84,7 @@ class Validation:
 def validate(
     train: Dataset,
     test: Dataset,
+    official: Dataset | None,
     resized: int,
     unlabelled: Sequence[UnusableFile],
     unreadable: Sequence[UnusableFile],
@@ -92,7 +93,8 @@ def validate(
 
     Args:
         train: the images to train with.
-        test: the images to test with.
+        test: the images of the same source to test with.
+        official: the test images that are given apart, if any. They are only looked for among the training images.
         resized: how many were not 28 x 28.
         unlabelled: files whose names do not say what they show.
         unreadable: files that cannot be decoded.
@@ -109,6 +111,8 @@ def validate(
             duplicates += 1
             contradictions += bool(labels[first] != labels[index])
             across += first < len(train) <= index
+    for pixels in official.images if official else ():
+        across += seen.get(pixels.tobytes(), len(train)) < len(train)
     counts = np.bincount(labels, minlength=len(train.names))
     return Validation(
         counts={name: int(count) for name, count in zip(train.names, counts, strict=True)},
