@@ -1,8 +1,13 @@
 """A server with known behaviour, and the command, each in a process of its own: Locust patches whatever imports it."""
 
+import contextlib
 import json
+import re
 import subprocess
 import sys
+import time
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -100,3 +105,23 @@ def glyph_load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
             return Outcome(int(process.stdout.readline()), out.read_text(), err.read_text())
 
         yield run
+
+
+def read_until(url: str, pattern: str) -> str:
+    """The text at a URL as soon as it matches; the test fails if it does not within a minute."""
+    text = ""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+            text = str(answer.read(), "utf-8")
+            if re.search(pattern, text):
+                return text
+        time.sleep(0.2)
+    pytest.fail(f"{url} did not show {pattern!r}: {text}")
+
+
+def swarm(web_page: str, host: str) -> None:
+    """Starts a test of four users, as the form on Locust's web page does."""
+    form = urllib.parse.urlencode({"user_count": 4, "spawn_rate": 4, "host": host}).encode()
+    with urllib.request.urlopen(f"{web_page}/swarm", form, timeout=10) as answer:  # noqa: S310
+        assert json.load(answer)["success"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.loadtest.conftest import KnownServer, Outcome, StartServer
+from tests.loadtest.conftest import KnownServer, Outcome, StartServer, read_until, swarm
 
 GlyphLoad = Callable[..., Outcome]
 _LOCUSTFILE = Path(__file__).parents[2] / "loadtest" / "glyph_loadtest" / "locustfile.py"
@@ -148,11 +148,11 @@ def test_interrupted_steps_leave_what_was_measured(
     assert len(json.loads((tmp_path / "saved.json").read_text())[part]) >= 1
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "rest"])
-def test_stock_locust_runs_the_locustfile(plain_server: KnownServer, protocol: str) -> None:
-    host = plain_server.target(protocol)
+def test_stock_locust_runs_the_locustfile(plain_server: KnownServer) -> None:
     command = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--headless", "-u", "8", "-r", "8", "-t", "2s"]
-    done = subprocess.run([*command, "--host", host], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [*command, "--host", plain_server.grpc], capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(r"right answers +100.0% of", done.stdout)
     assert "0(0.00%)" in done.stderr
@@ -163,3 +163,22 @@ def test_stock_locust_refuses_a_host_that_is_no_target() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert "Received: 'ftp://x'" in done.stderr
+
+
+def test_locusts_web_page_refuses_such_a_host_and_shows_the_figures_of_another(
+    plain_server: KnownServer, free_ports: Callable[[int], list[int]]
+) -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), "--web-host=127.0.0.1", f"--web-port={port}"]
+    page = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            read_until(f"{page}/glyph", "Nothing has been measured")
+            swarm(page, "ftp://x")
+            read_until(f"{page}/stats/requests", '"state": ?"stopped"')
+            swarm(page, plain_server.grpc)
+            assert plain_server.grpc in read_until(f"{page}/glyph", "Latency histogram")
+        finally:
+            process.terminate()
+            _, err = process.communicate(timeout=30)
+    assert "Received: 'ftp://x'" in err

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sysconfig
-import time
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.loadtest.conftest import read_until, swarm
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GLYPH, GLYPH_LOAD = (Path(sysconfig.get_path("scripts")) / name for name in ("glyph", "glyph-load"))
@@ -142,24 +140,9 @@ def locust(terminal: Any) -> Iterator[str]:
     output("--profile=load", "rm", "--stop", "--force", *services)
 
 
-def read_until(url: str, pattern: str) -> str:
-    """The text at a URL as soon as it matches; the test fails if it does not within a minute."""
-    text = ""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
-            text = str(answer.read(), "utf-8")
-            if re.search(pattern, text):
-                return text
-        time.sleep(0.2)
-    pytest.fail(f"{url} did not show {pattern!r}: {text}")
-
-
 def test_locusts_workers_send_and_its_master_misses_one_that_dies(terminal: Any, locust: str) -> None:
     read_until(f"{locust}/stats/requests", r'(?s)("state": ?"ready".*){3}')  # both workers, and all together
-    load = urllib.parse.urlencode({"user_count": 4, "spawn_rate": 4, "host": "serving:8500"}).encode()
-    with urllib.request.urlopen(f"{locust}/swarm", load, timeout=10) as answer:  # noqa: S310
-        assert json.load(answer)["success"]
+    swarm(locust, "serving:8500")
     read_until(f"{locust}/glyph", "Latency histogram")
     one, _ = output("--profile=load", "ps", "--quiet", "locust-worker").split()
     subprocess.run(["docker", "kill", one], check=True, capture_output=True)
