@@ -71,6 +71,12 @@ class Started:
             if text in line:
                 return line
 
+    def ended(self, timeout: float = READY_WITHIN) -> int:
+        """The exit status of a process that ends by itself, once all that it printed has been read."""
+        status = self.process.wait(timeout)
+        self._reader.join(timeout)
+        return int(status)
+
     def end(self, with_signal: signal.Signals = signal.SIGTERM) -> int:
         """Send the signal (unless the process has ended), wait for the end and give the exit status."""
         if self.process.poll() is None:
@@ -116,10 +122,10 @@ def find_free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def running_server(*flags: str) -> Iterator[Server]:
+def running_server(*flags: str, **options: object) -> Iterator[Server]:
     grpc, rest = find_free_ports(2)
     command = [BIN / "glyph-serve", "--address=127.0.0.1", f"--port={grpc}", f"--rest_api_port={rest}", *flags]
-    with started(command) as running:
+    with started(command, **options) as running:
         running.wait_for("glyph-serve: ready")
         yield Server(running, f"127.0.0.1:{grpc}", f"http://127.0.0.1:{rest}")
 

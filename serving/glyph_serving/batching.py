@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,14 +20,14 @@ from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.servable import Array, Arrays, Signature
 
 _INLINE_SECONDS = 0.010  # an expected run of up to this much stays on the event loop
-_SMOOTHING = 0.1  # weight of the latest run in the expectation
+_SMOOTHING = 0.1  # weight in the expectation of a run that took longer
 
 
 class BatchObserver(Protocol):
     """Whoever wants to know about runs (the metrics)."""
 
-    def queued(self, examples: int, seconds: float) -> None:
-        """A request of so many examples waited this long for its run to begin."""
+    def queued(self, examples: Sequence[int], seconds: Sequence[float]) -> None:
+        """Requests of so many examples each waited this long for their run to begin."""
 
     def ran(self, examples: int, padding: int, seconds: float) -> None:
         """A run of so many examples, padding not counted, took so long."""
@@ -41,7 +41,29 @@ class _Task:
     loop: asyncio.AbstractEventLoop
     deadline: float
     future: asyncio.Future[Arrays]
-    queued_at: float = field(default_factory=time.perf_counter)
+    queued_at: float = field(default_factory=time.monotonic)
+
+
+class _Durations:
+    """How long runs take, by the power of two that the number of examples lies below."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+
+    def expect(self, examples: int) -> float:
+        """The seconds that a run will take; 0 before anything is known, in proportion where it has to be guessed."""
+        power = examples.bit_length()
+        known = self._seconds.get(power)
+        if known is not None:
+            return known
+        smaller = max((other for other in self._seconds if other < power), default=None)
+        return self._seconds[smaller] * 2 ** (power - smaller) if smaller is not None else 0.0
+
+    def add(self, examples: int, seconds: float) -> None:
+        """Learns from a run: at once when it was quicker than expected, for a slow one may only have been disturbed."""
+        power = examples.bit_length()
+        known = self._seconds.get(power, seconds)
+        self._seconds[power] = min(seconds, known + _SMOOTHING * (seconds - known))
 
 
 class Batcher:
@@ -52,25 +74,34 @@ class Batcher:
         parameters: How to gather requests; None: every request runs by itself.
         engine: Where heavy runs go.
         observer: Told about every run.
+        is_only: Whether the request that is being looked at is the only one in the server, so that there is nothing to
+            gather.
     """
 
     def __init__(
-        self, signature: Signature, parameters: BatchingParameters | None, engine: Executor, observer: BatchObserver
+        self,
+        signature: Signature,
+        parameters: BatchingParameters | None,
+        engine: Executor,
+        observer: BatchObserver,
+        is_only: Callable[[], bool],
     ) -> None:
         self._signature = signature
         self._gather = parameters is not None and signature.batched
         self._parameters = parameters or BatchingParameters()
         self._engine = engine
         self._observer = observer
+        self._is_only = is_only
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._waiting: deque[_Task] = deque()
         self._waiting_examples = 0
+        self._waiting_alone = 0
         self._running = 0
         self._scheduled = False
         self._timed = False
         self._closed = False
-        self._seconds_per_example = 0.0
+        self._durations = _Durations()
         limits = self._parameters
         self._run_limit = limits.max_batch_size
         if limits.enable_large_batch_splitting and limits.max_execution_batch_size:
@@ -99,7 +130,7 @@ class Batcher:
         if not fits:
             self._signature.check(arrays)
         if not self._gather:
-            return await self._submit(arrays, size, True, deadline)
+            return self._run_at_once(arrays, size, True) or await self._submit(arrays, size, True, deadline)
         if size > self._parameters.max_batch_size:
             raise invalid_argument(
                 f"Task size {size} is larger than maximum input batch size {self._parameters.max_batch_size}"
@@ -107,7 +138,7 @@ class Batcher:
         # What does not fit the signature runs by itself, so that it cannot spoil a run for others.
         alone = size == 0 or not fits
         if alone or size <= self._run_limit:
-            return await self._submit(arrays, size, alone, deadline)
+            return self._run_at_once(arrays, size, alone) or await self._submit(arrays, size, alone, deadline)
         pieces = [slice(start, start + self._run_limit) for start in range(0, size, self._run_limit)]
         parts = await asyncio.gather(
             *(self._submit([a[piece] for a in arrays], len(arrays[0][piece]), False, deadline) for piece in pieces)
@@ -119,6 +150,27 @@ class Batcher:
         with self._idle:
             self._closed = True
             self._idle.wait_for(lambda: not self._waiting and not self._running)
+
+    def _run_at_once(self, arrays: Sequence[Array], size: int, alone: bool) -> Arrays | None:
+        """Runs a request here and now, without a queue, if it finds everything idle; None if it does not.
+
+        Raises:
+            ServingError: What the run ended with.
+        """
+        if not self._is_only() or self._durations.expect(size) > _INLINE_SECONDS:
+            return None
+        with self._lock:
+            if self._closed or self._running or self._waiting:
+                return None
+            self._running = 1
+        self._observer.queued((size,), (0.0,))
+        try:
+            if alone or not self._parameters.allowed_batch_sizes:
+                return self._call(arrays, size, 0)
+            return self._run_together([arrays], [size])[0]
+        finally:
+            with self._lock:
+                self._finish(asyncio.get_running_loop())
 
     def _submit(self, arrays: Sequence[Array], size: int, alone: bool, deadline: float) -> asyncio.Future[Arrays]:
         loop = asyncio.get_running_loop()
@@ -136,6 +188,7 @@ class Batcher:
                 )
             self._waiting.append(task)
             self._waiting_examples += size
+            self._waiting_alone += alone
             if self._running < self._run_slots():
                 self._schedule(loop)
         return task.future
@@ -143,8 +196,7 @@ class Batcher:
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         """Has the next run begin: now, or when the time-out that was asked for has passed. The lock is held."""
         timeout = self._parameters.batch_timeout_micros / 1e6
-        full = self._waiting_examples >= self._run_limit or any(task.alone for task in self._waiting)
-        if full or not timeout:
+        if not timeout or self._waiting_examples >= self._run_limit or self._waiting_alone:
             if not self._scheduled:
                 self._scheduled = True
                 loop.call_soon(self._start, loop)
@@ -154,12 +206,9 @@ class Batcher:
 
     def _run_slots(self) -> int:
         """How many runs may go on at once: one when they block the event loop anyway."""
-        if self._runs_inline(1):
+        if self._durations.expect(1) <= _INLINE_SECONDS:
             return 1
         return self._parameters.num_batch_threads or 2
-
-    def _runs_inline(self, examples: int) -> bool:
-        return self._seconds_per_example * examples <= _INLINE_SECONDS
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begins a run, here on the event loop or on the engine."""
@@ -168,7 +217,7 @@ class Batcher:
             batch = self._take()
         if not batch:
             return
-        if self._runs_inline(sum(task.size for task in batch)):
+        if self._durations.expect(sum([task.size for task in batch])) <= _INLINE_SECONDS:
             self._run(batch)
             with self._lock:
                 self._finish(loop)
@@ -203,19 +252,18 @@ class Batcher:
             batch.append(self._waiting.popleft())
             examples += task.size
             self._waiting_examples -= task.size
+            self._waiting_alone -= task.alone
         if batch:
             self._running += 1
         return batch
 
     def _run(self, batch: list[_Task]) -> None:
-        now = time.perf_counter()
-        for task in batch:
-            self._observer.queued(task.size, now - task.queued_at)
-        monotonic = time.monotonic()
-        if any(task.deadline < monotonic for task in batch):
+        now = time.monotonic()
+        self._observer.queued([task.size for task in batch], [now - task.queued_at for task in batch])
+        if min([task.deadline for task in batch]) < now:
             late = ServingError(Code.DEADLINE_EXCEEDED, "The deadline passed while the request waited for the model")
-            _deliver([(task, late) for task in batch if task.deadline < monotonic])
-            batch = [task for task in batch if task.deadline >= monotonic]
+            _deliver([(task, late) for task in batch if task.deadline < now])
+            batch = [task for task in batch if task.deadline >= now]
         if batch:
             _deliver(self._results(batch))
 
@@ -224,18 +272,19 @@ class Batcher:
         try:
             if len(batch) == 1 and (batch[0].alone or not self._parameters.allowed_batch_sizes):
                 return [(batch[0], self._call(batch[0].arrays, batch[0].size, 0))]
-            return self._run_together(batch)
+            outputs = self._run_together([task.arrays for task in batch], [task.size for task in batch])
+            return list(zip(batch, outputs, strict=True))
         except ServingError as error:
             if len(batch) == 1:
                 return [(batch[0], error)]
             return [result for task in batch for result in self._results([task])]
 
-    def _run_together(self, batch: list[_Task]) -> list[tuple[_Task, Arrays | ServingError]]:
-        sizes = [task.size for task in batch]
+    def _run_together(self, requests: Sequence[Sequence[Array]], sizes: Sequence[int]) -> list[Arrays]:
+        """Runs several requests' inputs at once, padded to an allowed size; the outputs of each."""
         examples = sum(sizes)
         padding = next((s for s in self._parameters.allowed_batch_sizes if s >= examples), examples) - examples
         feeds = []
-        for parts in zip(*(task.arrays for task in batch), strict=True):
+        for parts in zip(*requests, strict=True):
             pieces = list(parts)
             if padding:
                 pieces.append(np.repeat(pieces[0][:1], padding, axis=0))
@@ -250,18 +299,18 @@ class Batcher:
                 "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
                 "tensors",
             )
-        results: list[tuple[_Task, Arrays | ServingError]] = []
+        results = []
         start = 0
-        for task in batch:
-            results.append((task, [output[start : start + task.size] for output in outputs]))
-            start += task.size
+        for size in sizes:
+            results.append([output[start : start + size] for output in outputs])
+            start += size
         return results
 
     def _call(self, feeds: Sequence[Array], examples: int, padding: int) -> Arrays:
         began = time.perf_counter()
         outputs = self._signature.run(feeds)
         seconds = time.perf_counter() - began
-        self._seconds_per_example += _SMOOTHING * (seconds / max(1, examples) - self._seconds_per_example)
+        self._durations.add(examples + padding, seconds)
         self._observer.ran(examples, padding, seconds)
         return outputs
 

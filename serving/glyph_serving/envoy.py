@@ -211,6 +211,8 @@ def execute(config: ServerConfig, arguments: Sequence[str]) -> NoReturn:
     environment[ARGUMENTS_VARIABLE] = json.dumps(list(arguments))
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     environment.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    # TensorFlow leaves these kernels off on CPUs without AVX-512, where too they make batches four times as fast.
+    environment.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     environment.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")  # every session has its own number of threads
     command = ["glyph-serve", "--config-yaml", json.dumps(configuration(config)), "--use-dynamic-base-id"]
     command += ["--log-level", "critical", "--concurrency", "1"]

@@ -1,6 +1,6 @@
 """What TensorFlow Serving's services do, independent of the protocol that carries the request."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import lru_cache
 
 from google.protobuf import any_pb2
@@ -28,7 +28,6 @@ from glyph_serving.servable import (
 
 _OUTPUTS, _MODEL_SPEC = 1, 2  # field numbers of PredictResponse
 _METHODS = (PREDICT_METHOD, CLASSIFY_METHOD, REGRESS_METHOD)
-_KEY, _VALUE = 1, 2  # field numbers of a map's entry
 
 
 def find(manager: Manager, spec: model_pb2.ModelSpec) -> Loaded:
@@ -65,13 +64,15 @@ async def predict(manager: Manager, request: predict_pb2.PredictRequest, as_cont
     loaded = find(manager, request.model_spec)
     signature, arrays = prepare(loaded.servable, request)
     outputs = await loaded.batchers[signature.name].run(arrays, deadline)
-    wanted = request.output_filter
+    return response(loaded, signature, outputs, as_content, request.output_filter)
+
+
+def response(
+    loaded: Loaded, signature: Signature, outputs: Arrays, as_content: bool, wanted: Container[str] = ()
+) -> bytes:
+    """A serialized PredictResponse, with all outputs or those that are wanted."""
     entries = [
-        tensor_proto.delimited(
-            _OUTPUTS,
-            tensor_proto.delimited(_KEY, alias.encode())
-            + tensor_proto.delimited(_VALUE, tensor_proto.encode(output, as_content)),
-        )
+        tensor_proto.encode_entry(_OUTPUTS, alias, output, as_content)
         for alias, output in zip(signature.outputs, outputs, strict=True)
         if not wanted or alias in wanted
     ]

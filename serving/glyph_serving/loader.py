@@ -1,7 +1,7 @@
 """Loading a version: its session, its warm-up, and the queues in front of its signatures."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from glyph_serving.servable import Servable
 from glyph_serving.warmup import MAX_RECORDS, WARMUP_FILE, read_records, replay
 
 BATCHING_FILE = "batching_params.pbtxt"
+_LARGE_BYTES = 16 * 2**20
 _HEAVY_SECONDS = 0.005  # what takes longer gains more from several threads than waking them costs
 
 
@@ -32,15 +33,17 @@ class Loader:
         config: The checked configuration.
         metrics: Told about loads, warm-ups and runs.
         engine: Where heavy runs go.
+        is_only: Whether a single request is in flight.
 
     Raises:
         ServingError: The session config file is missing or unreadable.
     """
 
-    def __init__(self, config: ServerConfig, metrics: Metrics, engine: Executor) -> None:
+    def __init__(self, config: ServerConfig, metrics: Metrics, engine: Executor, is_only: Callable[[], bool]) -> None:
         self._config = config
         self._metrics = metrics
         self._engine = engine
+        self._is_only = is_only
         self._session_config = read_session_config(config.flags)
 
     def __call__(self, name: str, version: int, path: Path) -> Loaded:
@@ -60,7 +63,8 @@ class Loader:
         self._metrics.load_latency.add(str(path), amount=int((time.perf_counter() - began) * 1e6))
         observer = _BatchMetrics(self._metrics, batching, name, version)
         batchers = {
-            key: Batcher(signature, batching, self._engine, observer) for key, signature in loaded.signatures.items()
+            key: Batcher(signature, batching, self._engine, observer, self._is_only)
+            for key, signature in loaded.signatures.items()
         }
         return Loaded(loaded, batchers)
 
@@ -68,12 +72,13 @@ class Loader:
         """Loads a version with as many threads as suit it.
 
         Operations of a small model take less time than it takes to wake the threads that would share them: one thread
-        is three times as fast. What the warm-up shows to be heavy is loaded again with a thread for every CPU, which is
-        also what a model without warm-up requests gets.
+        is three times as fast. What the warm-up shows to be heavy is loaded again with a thread for every CPU; without
+        warm-up requests, the size on disk decides.
         """
         flags = self._config.flags
         records = list(self._warmup_records(path)) if flags.enable_model_warmup else []
-        if not records or self._session_config.intra_op_parallelism_threads:
+        is_large = not records and sum(file.stat().st_size for file in path.rglob("*")) > _LARGE_BYTES
+        if is_large or self._session_config.intra_op_parallelism_threads:
             return self._load_and_warm_up(name, version, path, self._session_config, records)[0]
         one_thread = config_pb2.ConfigProto(intra_op_parallelism_threads=1)
         one_thread.MergeFrom(self._session_config)
@@ -163,11 +168,12 @@ class _BatchMetrics:
         self._labels = (name, str(version))
         self._name = name
 
-    def queued(self, examples: int, seconds: float) -> None:
-        self._metrics.queue_time.observe(seconds * 1e6, *self._labels)
+    def queued(self, examples: Sequence[int], seconds: Sequence[float]) -> None:
+        micros = [one * 1e6 for one in seconds]
+        self._metrics.queue_time.observe_all(micros, *self._labels)
         if self._batching is not None:
-            self._metrics.input_batch_size.observe(examples)
-            self._metrics.queuing_latency.observe(seconds * 1e6, self._batching.thread_pool_name)
+            self._metrics.input_batch_size.observe_all(examples)
+            self._metrics.queuing_latency.observe_all(micros, self._batching.thread_pool_name)
 
     def ran(self, examples: int, padding: int, seconds: float) -> None:
         self._metrics.run_time.observe(seconds * 1e6, *self._labels)

@@ -55,12 +55,18 @@ class Histogram:
 
     def observe(self, value: float, *values: str) -> None:
         """Counts a value for these label values."""
+        self.observe_all((value,), *values)
+
+    def observe_all(self, observed: Sequence[float], *values: str) -> None:
+        """Counts several values for the same label values."""
         with self._lock:
             series = self._series.get(values)
             if series is None:
                 series = self._series[values] = ([0] * (len(self._buckets) + 1), [0.0])
-            series[0][bisect_left(self._buckets, value)] += 1
-            series[1][0] += value
+            counts, total = series
+            for value in observed:
+                counts[bisect_left(self._buckets, value)] += 1
+                total[0] += value
 
     def lines(self) -> Iterable[str]:
         """The samples in Prometheus' text format."""

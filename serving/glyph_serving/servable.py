@@ -54,11 +54,10 @@ class TensorSpec:
         """Whether an array has this data type and this shape."""
         if array.dtype != self.numpy_dtype:
             return False
-        if self.shape is None:
+        wanted, given = self.shape, array.shape
+        if wanted is None or (wanted[1:] == given[1:] and wanted[:1] == (-1,) and given):
             return True
-        return len(self.shape) == array.ndim and all(
-            want in (-1, have) for want, have in zip(self.shape, array.shape, strict=True)
-        )
+        return len(wanted) == len(given) and all(want in (-1, have) for want, have in zip(wanted, given, strict=True))
 
     @cached_property
     def numpy_dtype(self) -> np.dtype[Any]:

@@ -49,12 +49,13 @@ class Server:
         self._config = config
         options = config.flags
         self._metrics = Metrics()
+        self._gates = gates = [Gate(options.max_message_bytes, options.max_concurrent_requests) for _ in range(2)]
         engine = ThreadPoolExecutor(
             os.cpu_count(), thread_name_prefix="engine", initializer=denormals.flush_in_this_thread
         )
         self._manager = Manager(
             config.models,
-            Loader(config, self._metrics, engine),
+            Loader(config, self._metrics, engine, lambda: sum([gate.in_flight for gate in gates]) == 1),
             RetryPolicy(options.max_num_load_retries, options.load_retry_interval_micros / 1e6),
             options.num_load_threads or 1,
             options.file_system_poll_wait_seconds,
@@ -70,7 +71,6 @@ class Server:
             options.request_log_files,
             self._metrics.request_log_count.add,
         )
-        self._gates = [Gate(options.max_message_bytes, options.max_concurrent_requests) for _ in range(2)]
         self._models_ready = threading.Event()
         self.grpc = self._with_lifespan(self._grpc_app(self._gates[0]))
         self.rest = self._with_lifespan(

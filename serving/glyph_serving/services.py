@@ -21,6 +21,7 @@ from glyph_serving import config as configuration
 from glyph_serving.errors import invalid_argument
 from glyph_serving.grpc_app import Handler, StreamHandler
 from glyph_serving.health import Health
+from glyph_serving.lookalike import Lookalikes
 from glyph_serving.manager import Manager
 from glyph_serving.metrics import Metrics
 from glyph_serving.reflection import MODEL_SERVICE, PREDICTION_SERVICE, Reflection
@@ -45,6 +46,7 @@ class Services:
         self._metrics = metrics
         self._logs = logs
         self._as_content = as_content
+        self._lookalikes = Lookalikes()
 
     def handlers(self) -> dict[str, Handler]:
         """What answers each method, by its path."""
@@ -64,14 +66,20 @@ class Services:
         }
 
     async def _predict(self, payload: bytes, deadline: float) -> bytes:
-        request = predict_pb2.PredictRequest.FromString(payload)
-        name = request.model_spec.name
-        answer = await self._metrics.record(
-            name, "Predict", "GRPC", inference.predict(self._manager, request, self._as_content, deadline)
-        )
+        kind = self._lookalikes.find(payload)
+        if kind is not None:
+            name = kind.name
+            predicted = kind.predict(self._manager, payload, self._as_content, deadline)
+            answer = await self._metrics.record(name, "Predict", "GRPC", predicted)
+        else:
+            request = predict_pb2.PredictRequest.FromString(payload)
+            name = request.model_spec.name
+            predicted = inference.predict(self._manager, request, self._as_content, deadline)
+            answer = await self._metrics.record(name, "Predict", "GRPC", predicted)
+            self._lookalikes.learn(payload, request)
         if log := self._logs.sample(name):
             entry = prediction_log_pb2.PredictionLog()
-            entry.predict_log.request.CopyFrom(request)
+            entry.predict_log.request.ParseFromString(payload)
             entry.predict_log.response.ParseFromString(answer)
             entry.log_metadata.model_spec.CopyFrom(entry.predict_log.response.model_spec)
             log.add(entry)

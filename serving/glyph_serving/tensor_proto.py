@@ -5,6 +5,7 @@ array's memory, where building the message first costs ten times as much.
 """
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ _NUMPY = {number: np.dtype(dtypes.as_dtype(number).as_numpy_dtype) for number in
 _NUMBERS = {dtype: number for number, dtype in reversed(_NUMPY.items())}
 _PACKED_FLOATS = {types_pb2.DT_FLOAT: 5, types_pb2.DT_DOUBLE: 6}  # field numbers whose payload is the array's memory
 _TENSOR_CONTENT = 4
+_KEY, _VALUE = 1, 2  # field numbers of a map's entry
+_SHORT = [bytes((value,)) for value in range(0x80)]  # the numbers that take one byte
 
 
 def decode(alias: str, proto: tensor_pb2.TensorProto) -> Array:
@@ -120,6 +123,8 @@ def _parsing_error(alias: str) -> ServingError:
 
 def varint(value: int) -> bytes:
     """Base-128 encoding of a whole number, negative ones as 64-bit two's complement."""
+    if 0 <= value < 0x80:
+        return _SHORT[value]
     value &= 2**64 - 1
     encoded = bytearray()
     while value > 0x7F:
@@ -142,22 +147,75 @@ def encode(array: Array, as_content: bool) -> bytes:
         as_content: Whether to use ``tensor_content`` rather than the typed field (never for strings).
     """
     number = _NUMBERS.get(array.dtype, types_pb2.DT_STRING)
-    shape = b"".join([delimited(2, b"\x08" + varint(size) if size else b"") for size in array.shape])
-    header = b"\x08" + varint(number) + delimited(2, shape)
+    header = _header(number, array.shape)
     if not array.size:
         return header
-    if number != types_pb2.DT_STRING and as_content:
-        return header + delimited(_TENSOR_CONTENT, array.tobytes())
-    if number in _PACKED_FLOATS:
-        return header + delimited(_PACKED_FLOATS[number], array.tobytes())
-    proto = tensor_pb2.TensorProto()
-    field, held = _FIELDS[number]
+    if field := _memory_field(number, as_content):
+        return header + delimited(field, array.tobytes())
+    return header + _values(number, array)
+
+
+def encode_entry(map_field: int, alias: str, array: Array, as_content: bool) -> bytes:
+    """A serialized entry of a map from names to TensorProtos, tag included.
+
+    Args:
+        map_field: The map's field number.
+        alias: The name.
+        array: The tensor.
+        as_content: As for ``encode``.
+    """
+    prefix = _entry_prefix(map_field, alias, array.dtype, array.shape, as_content)
+    if prefix is not None:
+        return prefix + array.tobytes()
+    entry = delimited(_KEY, alias.encode()) + delimited(_VALUE, encode(array, as_content))
+    return delimited(map_field, entry)
+
+
+@lru_cache(maxsize=1024)
+def _entry_prefix(
+    map_field: int, alias: str, dtype: np.dtype[Any], shape: tuple[int, ...], as_content: bool
+) -> bytes | None:
+    """What stands before the tensor's memory in an entry; None if the entry does not end with that memory.
+
+    The answers of a model differ in nothing else.
+    """
+    number = _NUMBERS.get(dtype, types_pb2.DT_STRING)
+    field = _memory_field(number, as_content)
+    size = math.prod(shape) * dtype.itemsize
+    if not field or not size:
+        return None
+    head = _header(number, shape) + varint(field << 3 | 2) + varint(size)
+    value = varint(_VALUE << 3 | 2) + varint(len(head) + size) + head
+    entry = delimited(_KEY, alias.encode()) + value
+    return varint(map_field << 3 | 2) + varint(len(entry) + size) + entry
+
+
+def _memory_field(number: int, as_content: bool) -> int:
+    """The field whose payload is the array's memory; 0 where values are encoded one by one."""
+    if number == types_pb2.DT_STRING:
+        return 0
+    return _TENSOR_CONTENT if as_content else _PACKED_FLOATS.get(number, 0)
+
+
+@lru_cache(maxsize=1024)
+def _header(number: int, shape: tuple[int, ...]) -> bytes:
+    dims = b"".join([delimited(2, b"\x08" + varint(size) if size else b"") for size in shape])
+    return b"\x08" + varint(number) + delimited(2, dims)
+
+
+def _values(number: int, array: Array) -> bytes:
+    """The typed field of a tensor whose values are encoded one by one."""
     values = array.ravel()
     if number == types_pb2.DT_STRING:
-        getattr(proto, field).extend(values.tolist())
-    else:
-        if number in (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128, types_pb2.DT_HALF, types_pb2.DT_BFLOAT16):
-            values = values.view(held)
-        getattr(proto, field).extend(values.tolist())
+        return b"".join([b"\x42" + varint(len(value)) + value for value in map(_as_bytes, values.tolist())])
+    field, held = _FIELDS[number]
+    if number in (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128, types_pb2.DT_HALF, types_pb2.DT_BFLOAT16):
+        values = values.view(held)
+    proto = tensor_pb2.TensorProto()
+    getattr(proto, field).extend(values.tolist())
     payload: bytes = proto.SerializeToString()
-    return header + payload
+    return payload
+
+
+def _as_bytes(value: bytes | str) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()

@@ -21,19 +21,20 @@ import sys
 import threading
 import time
 import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # this and the next as glyph_serving/envoy.py has it
 os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")
 
 import numpy as np
 import tensorflow as tf
 from glyph_serving.servable import Array, Signature, load
-from serving_load import Job, Load
+from serving_load import Job, Load  # type: ignore[import-not-found]  # its folder is on the path of a script
 from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import predict_pb2
 
@@ -98,7 +99,7 @@ def build_heavy_model(folder: Path) -> None:
     steps = max(1, round(_HEAVY_SECONDS * 20 / (time.perf_counter() - began)))
 
     class Heavy(tf.Module):  # type: ignore[misc]
-        @tf.function(input_signature=[tf.TensorSpec([None, 28, 28, 1], tf.uint8, name="image")])  # type: ignore[misc]
+        @tf.function(input_signature=[tf.TensorSpec([None, 28, 28, 1], tf.uint8, name="image")])  # type: ignore[untyped-decorator]
         def serve(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
             def work(picture: tf.Tensor) -> tf.Tensor:
                 start = weights + tf.cast(picture[0, 0, 0], tf.float32)
@@ -139,7 +140,7 @@ class Bench:
         python = litserve_python()
         one_thread = config_pb2.ConfigProto(intra_op_parallelism_threads=1)  # its best: see glyph_serving/loader.py
         self.model = load("digits", 1, model, session_config=one_thread).signatures["serving_default"]
-        self.heavy = load("heavy", 1, heavy).signatures["serving_default"]
+        self.heavy = load("heavy", 1, heavy, session_config=one_thread).signatures["serving_default"]
         self._write_messages()
         (folder / "models.config").write_text(
             f'model_config_list {{ config {{ name: "digits" base_path: "{model.parent}" '
@@ -160,8 +161,7 @@ class Bench:
         self._load = subprocess.Popen(
             [sys.executable, _HERE / "serving_load.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        stack.callback(self._load.wait)
-        stack.callback(self._load.stdin.close)
+        stack.enter_context(self._load)  # which closes its stdin and waits
         for port in self._ports.values():
             self._wait_for(port)
 
@@ -243,7 +243,7 @@ def in_process(signature: Signature, images: Array, threads: int, seconds: float
 
 def median(rounds: Sequence[dict[str, Load]], numerator: str, denominator: str) -> float:
     """The median over the rounds of one server's rate by another's."""
-    return statistics.median(one[numerator].rate / one[denominator].rate for one in rounds)
+    return float(statistics.median(one[numerator].rate / one[denominator].rate for one in rounds))
 
 
 def measure(bench: Bench) -> tuple[list[Bar], dict[str, dict[str, Load]]]:
@@ -251,7 +251,7 @@ def measure(bench: Bench) -> tuple[list[Bar], dict[str, dict[str, Load]]]:
     table: dict[str, dict[str, Load]] = {}
     bars: list[Bar] = []
 
-    def repeat(title: str, one_round: dict[str, Callable[[], Load]]) -> list[dict[str, Load]]:
+    def repeat(title: str, one_round: Mapping[str, Callable[[], Load]]) -> list[dict[str, Load]]:
         rounds = [{name: call() for name, call in one_round.items()} for _ in range(_ROUNDS)]
         table[title] = {
             name: Load(

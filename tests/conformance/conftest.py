@@ -1,13 +1,14 @@
 """The servers that the recordings are replayed against, and the recordings."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.serving.server_process import ServerProcess
+from tests.conftest import Server, running_server
 
 HERE = Path(__file__).parent
 MODELS = HERE / "models"
@@ -31,30 +32,21 @@ def recordings(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (HERE / f"{name}.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")]
 
 
-def start(folder: Path, environment: dict[str, str]) -> ServerProcess:
-    """A server of the recorded models, configured as the genuine one was."""
+def flags(folder: Path) -> list[str]:
+    """What makes a server of the recorded models, configured as the genuine one was."""
     (folder / "models.config").write_text(MODEL_CONFIG)
     (folder / "monitoring.config").write_text(MONITORING_CONFIG)
-    return ServerProcess(
+    return [
         f"--model_config_file={folder / 'models.config'}",
         f"--monitoring_config_file={folder / 'monitoring.config'}",
         "--allow_version_labels_for_unavailable_models",
-        log=folder / "log.txt",
-        environment=environment,
-    )
+    ]
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ServerProcess]]:
-    """Two servers: one as it comes ("default"), and one without oneDNN's kernels ("plain"), started together."""
-    started = {
-        "default": start(tmp_path_factory.mktemp("default"), {"TF_ENABLE_ONEDNN_OPTS": "1"}),
-        "plain": start(tmp_path_factory.mktemp("plain"), {"TF_ENABLE_ONEDNN_OPTS": "0"}),
-    }
-    try:
-        for server in started.values():
-            server.wait_until_ready()
-        yield started
-    finally:
-        for server in started.values():
-            server.stop()
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    """Two servers: one as it comes ("default"), and one without oneDNN's kernels ("plain")."""
+    recorded = flags(tmp_path_factory.mktemp("recorded"))
+    without = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
+    with running_server(*recorded) as default, running_server(*recorded, env=without) as plain:
+        yield {"default": default, "plain": plain}

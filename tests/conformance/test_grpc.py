@@ -20,7 +20,7 @@ from tensorflow_serving.apis import (
 
 from tests.conformance.compare import same_message, same_text
 from tests.conformance.conftest import MODELS, recordings
-from tests.serving.server_process import ServerProcess
+from tests.conftest import Server
 
 TYPES: dict[str, tuple[type[Message], type[Message]]] = {
     "Predict": (predict_pb2.PredictRequest, predict_pb2.PredictResponse),
@@ -62,7 +62,7 @@ def complete(text: str, name: str) -> str:
     return f'{head} tensor_content: "{octal}" }} }}'
 
 
-def ask(server: ServerProcess, case: dict[str, Any]) -> tuple[str, str, Message | None]:
+def ask(server: Server, case: dict[str, Any]) -> tuple[str, str, Message | None]:
     """The code, the details and the response of a recorded request."""
     request_type, response_type = TYPES.get(case["method"].rpartition("/")[2], (None, None))
     if "request_raw_hex" in case or request_type is None:
@@ -70,7 +70,7 @@ def ask(server: ServerProcess, case: dict[str, Any]) -> tuple[str, str, Message 
     else:
         text = complete(case["request_text"], case["name"]).replace("$MODELS", str(MODELS))
         payload = text_format.Parse(text, request_type()).SerializeToString()
-    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+    with grpc.insecure_channel(server.grpc) as channel:
         try:
             call: Any = channel.unary_unary(case["method"])
             answer: bytes = call(payload, timeout=30)
@@ -79,7 +79,7 @@ def ask(server: ServerProcess, case: dict[str, Any]) -> tuple[str, str, Message 
     return "OK", "", response_type.FromString(answer) if response_type else None
 
 
-def check(server: ServerProcess, case: dict[str, Any]) -> None:
+def check(server: Server, case: dict[str, Any]) -> None:
     code, details, response = ask(server, case)
     assert (code, details) == (case["code"], details)
     assert same_message(details, case.get("details", "")), details
@@ -90,7 +90,7 @@ def check(server: ServerProcess, case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", INDEPENDENT, ids=lambda case: f"{case['group']}: {case['name']}")
-def test_answers_as_recorded(servers: dict[str, ServerProcess], case: dict[str, Any]) -> None:
+def test_answers_as_recorded(servers: dict[str, Server], case: dict[str, Any]) -> None:
     check(servers["plain" if "ONEDNN" in case["group"] else "default"], case)
 
 
@@ -98,7 +98,7 @@ def reload(name: str) -> dict[str, Any]:
     return next(case for case in AFTER_RELOAD if case["name"] == name)
 
 
-def test_reloads_and_answers_afterwards_as_recorded(servers: dict[str, ServerProcess]) -> None:
+def test_reloads_and_answers_afterwards_as_recorded(servers: dict[str, Server]) -> None:
     server = servers["plain"]
     try:
         for name in ("empty", "relative path", "duplicate name", "same config again"):

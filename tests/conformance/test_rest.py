@@ -11,7 +11,7 @@ import pytest
 
 from tests.conformance.compare import same_json
 from tests.conformance.conftest import recordings
-from tests.serving.server_process import ServerProcess
+from tests.conftest import Server
 
 
 def image(height: int, width: int, pixel: list[Any]) -> list[Any]:
@@ -40,8 +40,13 @@ def body_of(case: dict[str, Any]) -> bytes:
     return base64.b64decode(text) if case.get("body_encoding") == "base64" else text.encode()
 
 
-def ask(server: ServerProcess, case: dict[str, Any]) -> tuple[http.client.HTTPResponse, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=30)
+def address(server: Server) -> tuple[str, int]:
+    host, _, port = server.rest.removeprefix("http://").partition(":")
+    return host, int(port)
+
+
+def ask(server: Server, case: dict[str, Any]) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection(server.rest.removeprefix("http://"), timeout=30)
     try:
         chunked = case["request_headers"].get("Transfer-Encoding") == "chunked"
         body: Any = body_of(case) if case["method"] in ("POST", "PUT", "PATCH") else None
@@ -66,7 +71,7 @@ RAW = [case for case in recordings("rest") if case["group"] == "raw" and case["n
 
 
 @pytest.mark.parametrize("case", EXCHANGES, ids=lambda case: f"{case['group']}: {case['name']}")
-def test_answers_as_recorded(servers: dict[str, ServerProcess], case: dict[str, Any]) -> None:
+def test_answers_as_recorded(servers: dict[str, Server], case: dict[str, Any]) -> None:
     server = servers["plain" if "ONEDNN" in case["group"] else "default"]
     response, body = ask(server, case)
     if case.get("server_process_died"):
@@ -92,9 +97,9 @@ def test_answers_as_recorded(servers: dict[str, ServerProcess], case: dict[str, 
 
 
 @pytest.mark.parametrize("case", RAW, ids=lambda case: str(case["name"]))
-def test_answers_raw_requests_as_recorded(servers: dict[str, ServerProcess], case: dict[str, Any]) -> None:
+def test_answers_raw_requests_as_recorded(servers: dict[str, Server], case: dict[str, Any]) -> None:
     head, _, recorded_body = case["raw_response"].partition("\r\n\r\n")
-    with socket.create_connection(("127.0.0.1", servers["default"].rest_port), timeout=30) as connection:
+    with socket.create_connection(address(servers["default"]), timeout=30) as connection:
         connection.sendall(case["raw_request"].encode())
         response = http.client.HTTPResponse(connection)
         response.begin()
@@ -112,8 +117,8 @@ def test_answers_raw_requests_as_recorded(servers: dict[str, ServerProcess], cas
     ["GET /v1/models/digits#frag HTTP/1.1\r\nHost: x", "GET /v1/models/digits HTTP/1.1"],
     ids=["fragment", "no host"],
 )
-def test_refuses_what_http_forbids(servers: dict[str, ServerProcess], head: str) -> None:
-    with socket.create_connection(("127.0.0.1", servers["default"].rest_port), timeout=30) as connection:
+def test_refuses_what_http_forbids(servers: dict[str, Server], head: str) -> None:
+    with socket.create_connection(address(servers["default"]), timeout=30) as connection:
         connection.sendall(f"{head}\r\n\r\n".encode())
         response = http.client.HTTPResponse(connection)
         response.begin()

@@ -1,20 +1,18 @@
-"""Every recorded start of the genuine server, replayed: what it refuses, what it waits for, what it goes on with.
-
-All servers are started at once and looked at one after the other: most of the time goes into importing TensorFlow.
-"""
+"""Every recorded start of the genuine server, replayed: what it refuses, what it waits for, what it goes on with."""
 
 import re
 import shutil
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conformance.conftest import MODELS, recordings
-from tests.serving.server_process import ServerProcess
+from tests.conftest import BIN, Started, find_free_ports
 
 FILES = {
     "b2.txt": "max_batch_size: 4",
@@ -47,7 +45,16 @@ def break_model(folder: Path, kind: str) -> None:
             shutil.copytree(MODELS / "digits" / "1", folder / "1")
 
 
-def launch(case: dict[str, Any], folder: Path) -> ServerProcess:
+@dataclass(frozen=True)
+class Start:
+    """A glyph-serve started as a case says, and where."""
+
+    running: Started
+    folder: Path
+    rest_port: int
+
+
+def launch(case: dict[str, Any], folder: Path) -> Start:
     folder.mkdir()
     for name, text in FILES.items():
         (folder / name).write_text(text)
@@ -69,31 +76,50 @@ def launch(case: dict[str, Any], folder: Path) -> ServerProcess:
         re.sub(r"\$MODELS\.config|\$MODELS|\$SCRATCH", lambda match: str(places[match.group()]), argument)
         for argument in case["argv"]
     ]
-    server = ServerProcess(log=folder / "log.txt", start=False)
-    ports = {"18510": str(server.grpc_port), "18511": str(server.rest_port)}
-    server.launch(*(re.sub(r"(?<==)1851[01]$", lambda match: ports[match.group()], argument) for argument in arguments))
-    return server
+    grpc, rest = find_free_ports(2)
+    ports = {"18510": str(grpc), "18511": str(rest)}
+    command = [re.sub(r"(?<==)1851[01]$", lambda match: ports[match.group()], argument) for argument in arguments]
+    return Start(Started([BIN / "glyph-serve", "--address=127.0.0.1", *command]), folder, rest)
+
+
+class Starts:
+    """The servers of all cases; while one is looked at, the next ones are starting already."""
+
+    _AHEAD = 2
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: dict[str, Start] = {}
+
+    def __getitem__(self, name: str) -> Start:
+        names = [case["name"] for case in CASES]
+        for number in range(names.index(name), min(names.index(name) + self._AHEAD + 1, len(CASES))):
+            if names[number] not in self._started:
+                self._started[names[number]] = launch(CASES[number], self._folder / str(number))
+        return self._started[name]
+
+    def end(self) -> None:
+        for one in self._started.values():
+            one.running.end()
 
 
 @pytest.fixture(scope="module")
-def starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ServerProcess]]:
-    folder = tmp_path_factory.mktemp("starts")
-    started = {case["name"]: launch(case, folder / str(number)) for number, case in enumerate(CASES)}
+def starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starts]:
+    started = Starts(tmp_path_factory.mktemp("starts"))
     try:
         yield started
     finally:
-        for server in started.values():
-            server.stop()
+        started.end()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['group']}: {case['name']}")
-def test_starts_as_recorded(starts: dict[str, ServerProcess], case: dict[str, Any]) -> None:
+def test_starts_as_recorded(starts: Starts, case: dict[str, Any]) -> None:
     server = starts[case["name"]]
     if case["name"] in CLEAR_ERRORS:
-        assert server.process.wait(60) == 255
-        assert "glyph-serve: error: " in server.text()
+        assert server.running.ended() == 255
+        assert "glyph-serve: error: " in server.running.log
     elif case.get("exit_code") is not None:
-        assert server.process.wait(60) == case["exit_code"]
+        assert server.running.ended() == case["exit_code"]
         check_words(case, server)
     else:
         check_running(case, server)
@@ -103,14 +129,14 @@ def test_starts_as_recorded(starts: dict[str, ServerProcess], case: dict[str, An
             socket.create_connection(("127.0.0.1", server.rest_port))
 
 
-def check_words(case: dict[str, Any], server: ServerProcess) -> None:
+def check_words(case: dict[str, Any], server: Start) -> None:
     """The sentence that says why it does not start is the recorded one."""
     recorded = "\n".join([case.get("stdout", ""), *case.get("stderr_error_lines", [])])
     if "Failed to start server" not in recorded:
         return
     failures = re.findall(r"Failed to start server\. Error: .*", recorded)
-    scratch = str(server.log.parent)
-    ours = re.findall(r"Failed to start server\. Error: .*", server.text().replace(scratch, "$SCRATCH"))
+    scratch = str(server.folder)
+    ours = re.findall(r"Failed to start server\. Error: .*", server.running.log.replace(scratch, "$SCRATCH"))
     assert len(ours) == len(failures) == 1
     # Ours may go on to say more; and the recorded lists of broken models are cut.
     words = failures[0].split("{{{")[0].rstrip()
@@ -119,15 +145,15 @@ def check_words(case: dict[str, Any], server: ServerProcess) -> None:
         assert reason in ours[0]
 
 
-def check_running(case: dict[str, Any], server: ServerProcess) -> None:
+def check_running(case: dict[str, Any], server: Start) -> None:
     """It goes on, serving or waiting, and ends with 0 when asked to."""
     waits = {"missing base path dir": "does not exist", "nov only, retries": "no versions of model nov"}
     if case["name"] in waits:
-        server.wait_for(waits[case["name"]])
+        server.running.wait_for(waits[case["name"]])
     elif case["group"] == "broken model":
-        server.wait_for(r"failed to load, try 2 of 3")
+        server.running.wait_for("failed to load, try 2 of 3")
     else:
-        server.wait_until_ready()
-        assert ("REST" not in server.wait_for(r"ready: .*").group()) == (case["name"] == "same ports")
+        ready = server.running.wait_for("glyph-serve: ready: ")
+        assert ("REST" not in ready) == (case["name"] == "same ports")
     if not case.get("answers"):
-        assert server.stop(signal.SIGTERM) == 0
+        assert server.running.end(signal.SIGTERM) == 0

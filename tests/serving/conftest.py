@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving.server_process import ServerProcess
+from tests.conftest import Server, running_server
 
 RECORDED_MODELS = Path(__file__).parent.parent / "conformance" / "models"
 
@@ -22,10 +22,10 @@ def publish(base_path: Path, version: int, source: int = 1) -> Path:
     return staging.rename(base_path / str(version))
 
 
-def ask(server: ServerProcess, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
+def ask(server: Server, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
     """The status and the JSON (or text) of a REST answer."""
     data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{server.rest_port}{path}", data, headers)
+    request = urllib.request.Request(f"{server.rest}{path}", data, headers)  # noqa: S310 (always http)
     try:
         with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 (always http)
             status, text = response.status, response.read()
@@ -39,7 +39,7 @@ def ask(server: ServerProcess, path: str, body: object = None, **headers: str) -
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of both recorded models, with everything switched on."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "models.config").write_text(
@@ -52,7 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         "max_batch_size { value: 64 } allowed_batch_sizes: 4 allowed_batch_sizes: 64"
     )
     (folder / "monitoring.config").write_text('prometheus_config { enable: true path: "/metrics" }')
-    started = ServerProcess(
+    with running_server(
         f"--model_config_file={folder / 'models.config'}",
         "--allow_version_labels_for_unavailable_models",
         "--enable_batching",
@@ -60,9 +60,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         f"--monitoring_config_file={folder / 'monitoring.config'}",
         "--enable_grpc_healthcheck_service",
         "--rest_api_enable_cors_support",
-        log=folder / "log.txt",
-    )
-    try:
-        yield started.wait_until_ready()
-    finally:
-        started.stop()
+    ) as running:
+        yield running

@@ -22,15 +22,15 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from tests.conftest import Server
 from tests.serving.conftest import RECORDED_MODELS
-from tests.serving.server_process import ServerProcess
 
 TIMEOUT = 30
 
 
 @pytest.fixture(scope="module")
-def channel(server: ServerProcess) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as open_channel:
+def channel(server: Server) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(server.grpc) as open_channel:
         yield open_channel
 
 

@@ -1,0 +1,110 @@
+"""Predict requests that are like one before in all but the content of their tensor, told without parsing them.
+
+The requests of a client differ in the pixels and in nothing else, and the pixels come last. Once a request has been
+answered, others of its length that begin as it began are known to mean the same: taking the tensor out of their bytes
+costs a tenth of what parsing the message does.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tensorflow_serving.apis import predict_pb2
+
+from glyph_serving import inference, tensor_proto
+from glyph_serving.errors import ServingError
+from glyph_serving.manager import Loaded, Manager
+from glyph_serving.servable import DEFAULT_SIGNATURE, Array, Signature
+
+_MOST = 256  # kinds of requests that are remembered
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What all requests that begin alike ask for.
+
+    Attributes:
+        head: What they begin with: everything but the content of the tensor.
+        name: The model.
+        version: The version; None: by label, or the latest.
+        label: The label; None: by version, or the latest.
+        signature_name: The signature.
+        alias: The one input.
+        dtype: Its data type.
+        shape: Its shape.
+    """
+
+    head: bytes
+    name: str
+    version: int | None
+    label: str | None
+    signature_name: str
+    alias: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    async def predict(self, manager: Manager, payload: bytes, as_content: bool, deadline: float) -> bytes:
+        """Answers a request of this kind; see ``inference.predict``.
+
+        Raises:
+            ServingError: What is wrong with the request, or what the run ended with.
+        """
+        loaded = manager.get(self.name, self.version, self.label)
+        signature = self._signature(loaded)
+        if signature is None:  # another version is available now, which answers by its own rules
+            request = predict_pb2.PredictRequest.FromString(payload)
+            return await inference.predict(manager, request, as_content, deadline)
+        array: Array = np.frombuffer(payload, self.dtype, offset=len(self.head)).reshape(self.shape)
+        outputs = await loaded.batchers[self.signature_name].run([array], deadline)
+        return inference.response(loaded, signature, outputs, as_content)
+
+    def _signature(self, loaded: Loaded) -> Signature | None:
+        signature = loaded.servable.signatures.get(self.signature_name)
+        if signature is None or len(signature.inputs) != 1 or self.alias not in signature.inputs:
+            return None
+        return signature
+
+
+class Lookalikes:
+    """The kinds of requests that have been seen."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[int, bytes], Kind] = {}
+
+    def find(self, payload: bytes) -> Kind | None:
+        """The kind of a serialized PredictRequest; None if it is not known."""
+        kind = self._kinds.get((len(payload), payload[:_KEY_BYTES]))
+        return kind if kind is not None and payload.startswith(kind.head) else None
+
+    def learn(self, payload: bytes, request: predict_pb2.PredictRequest) -> None:
+        """Remembers the kind of a request that was answered, if it ends with its only tensor's content."""
+        key = (len(payload), payload[:_KEY_BYTES])
+        if key in self._kinds or len(self._kinds) >= _MOST or len(request.inputs) != 1 or request.output_filter:
+            return
+        alias, tensor = next(iter(request.inputs.items()))
+        content = tensor.tensor_content
+        if not content or not payload.endswith(content):
+            return
+        head = payload[: -len(content)]
+        # Whether those last bytes are the content, and not only equal to it, shows when others take their place.
+        others = os.urandom(len(content))
+        if predict_pb2.PredictRequest.FromString(head + others).inputs[alias].tensor_content != others:
+            return
+        spec = request.model_spec
+        choice = spec.WhichOneof("version_choice")
+        try:
+            array = tensor_proto.decode(alias, tensor)
+        except ServingError:
+            return
+        self._kinds[key] = Kind(
+            head,
+            spec.name,
+            spec.version.value if choice == "version" else None,
+            spec.version_label if choice == "version_label" else None,
+            spec.signature_name or DEFAULT_SIGNATURE,
+            alias,
+            array.dtype,
+            array.shape,
+        )

@@ -1,0 +1,199 @@
+"""What surrounds the answers: TLS, CORS, gzip, limits, logs of requests."""
+
+import gzip
+import http.client
+import json
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
+
+from tests.conftest import Certificates, Server, running_server
+from tests.serving.conftest import RECORDED_MODELS
+
+PREDICT = "/v1/models/half_plus_two:predict"
+MAX_BYTES = 20_000
+PAGE = "https://digits.example"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("front")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, certificates: Certificates) -> Iterator[Server]:
+    def quoted(file: Path) -> str:
+        return json.dumps(file.read_text())
+
+    pair = f"server_key: {quoted(certificates.key)} server_cert: {quoted(certificates.certificate)}"
+    (folder / "rest.config").write_text(pair)
+    (folder / "grpc.config").write_text(f"{pair} custom_ca: {quoted(certificates.authority)} client_verify: true")
+    (folder / "models.config").write_text(
+        f'model_config_list {{ config {{ name: "half_plus_two" base_path: "{RECORDED_MODELS / "half_plus_two"}" '
+        f'logging_config {{ log_collector_config {{ type: "tfrecord" filename_prefix: "{folder / "requests"}" }} '
+        "sampling_config { sampling_rate: 1 } } } }"
+    )
+    with running_server(
+        f"--model_config_file={folder / 'models.config'}",
+        f"--ssl_config_file={folder / 'grpc.config'}",
+        f"--rest_ssl_config_file={folder / 'rest.config'}",
+        "--rest_api_enable_cors_support",
+        f"--rest_api_cors_origins=https://other.example,{PAGE}",
+        "--rest_api_enable_gzip",
+        f"--max_message_bytes={MAX_BYTES}",
+        f"--access_log_file={folder / 'access.log'}",
+        "--request_log_file_bytes=2000",
+        "--request_log_files=3",
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def trust(certificates: Certificates) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(certificates.authority))
+
+
+def ask(
+    server: Server, trust: ssl.SSLContext, body: bytes | None = None, method: str = "POST", **headers: str
+) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPSConnection(server.rest.removeprefix("http://"), timeout=30, context=trust)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, PREDICT, body, named)
+        response = connection.getresponse()
+        return response, response.read()
+    finally:
+        connection.close()
+
+
+def instances(count: int) -> bytes:
+    return json.dumps({"instances": [[1.0]] * count}).encode()
+
+
+def predict(channel: grpc.Channel, values: list[float], **options: Any) -> Any:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "half_plus_two"
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto([[value] for value in values], dtype=tf.float32))
+    return prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(request, timeout=30, **options)
+
+
+@pytest.fixture(scope="module")
+def channel(server: Server, certificates: Certificates) -> Iterator[grpc.Channel]:
+    credentials = grpc.ssl_channel_credentials(
+        certificates.authority.read_bytes(), certificates.key.read_bytes(), certificates.certificate.read_bytes()
+    )
+    with grpc.secure_channel(server.grpc, credentials) as channel:
+        yield channel
+
+
+def test_rest_speaks_tls(server: Server, trust: ssl.SSLContext) -> None:
+    response, body = ask(server, trust, instances(1))
+    assert (response.status, json.loads(body)) == (200, {"predictions": [[2.5]]})
+
+
+def test_grpc_speaks_tls_with_callers_that_have_a_certificate(channel: grpc.Channel) -> None:
+    assert predict(channel, [1.0]).model_spec.version.value == 3
+
+
+def test_grpc_refuses_callers_without_a_certificate(server: Server, certificates: Certificates) -> None:
+    credentials = grpc.ssl_channel_credentials(certificates.authority.read_bytes())
+    with grpc.secure_channel(server.grpc, credentials) as channel, pytest.raises(grpc.RpcError) as error:
+        predict(channel, [1.0])
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_private_keys_are_not_on_the_command_line(server: Server) -> None:
+    assert "PRIVATE KEY" not in Path(f"/proc/{server.running.process.pid}/cmdline").read_text()
+
+
+def test_pages_on_the_list_may_read_answers(server: Server, trust: ssl.SSLContext) -> None:
+    response, _ = ask(server, trust, instances(1), origin=PAGE)
+    assert response.headers["Access-Control-Allow-Origin"] == PAGE
+    response, _ = ask(server, trust, method="OPTIONS", origin=PAGE)
+    assert (response.status, response.headers["Access-Control-Allow-Headers"]) == (200, "Content-Type")
+
+
+def test_pages_that_are_not_on_the_list_may_not(server: Server, trust: ssl.SSLContext) -> None:
+    response, _ = ask(server, trust, instances(1), origin="https://evil.example")
+    assert response.headers["Access-Control-Allow-Origin"] is None
+
+
+def test_large_answers_are_zipped_for_those_who_accept_it(server: Server, trust: ssl.SSLContext) -> None:
+    response, body = ask(server, trust, instances(500), accept_encoding="gzip")
+    assert response.headers["Content-Encoding"] == "gzip"
+    assert len(json.loads(gzip.decompress(body))["predictions"]) == 500
+    response, _ = ask(server, trust, instances(1), accept_encoding="gzip")
+    assert response.headers["Content-Encoding"] is None
+
+
+def test_zipped_requests_are_read(server: Server, trust: ssl.SSLContext) -> None:
+    response, body = ask(server, trust, gzip.compress(instances(3)), content_encoding="gzip")
+    assert (response.status, json.loads(body)) == (200, {"predictions": [[2.5]] * 3})
+
+
+def test_who_zips_a_call_gets_a_zipped_answer(channel: grpc.Channel) -> None:
+    response = predict(channel, [1.0] * 1000, compression=grpc.Compression.Gzip)
+    assert tf.make_ndarray(response.outputs["y"]).shape == (1000, 1)
+
+
+def test_a_request_beyond_the_limit_is_refused(server: Server, trust: ssl.SSLContext, channel: grpc.Channel) -> None:
+    response, body = ask(server, trust, instances(3000))
+    assert response.status == 413
+    assert f"vs. {MAX_BYTES}); --max_message_bytes sets the limit" in json.loads(body)["error"]
+    with pytest.raises(grpc.RpcError) as error:
+        predict(channel, [1.0] * 10_000)
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "Received message larger than max" in (error.value.details() or "")
+
+
+def test_a_small_request_that_unzips_beyond_the_limit_is_refused(
+    server: Server, trust: ssl.SSLContext, channel: grpc.Channel
+) -> None:
+    response, _ = ask(server, trust, gzip.compress(instances(3000)), content_encoding="gzip")
+    assert response.status == 413
+    with pytest.raises(grpc.RpcError) as error:
+        predict(channel, [1.0] * 10_000, compression=grpc.Compression.Gzip)
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_json_that_is_nested_too_deep_is_refused(server: Server, trust: ssl.SSLContext) -> None:
+    response, body = ask(server, trust, b'{"instances": ' + b"[" * 5000)
+    assert (response.status, "Nested deeper than 400 levels" in json.loads(body)["error"]) == (400, True)
+
+
+def test_every_request_is_logged_with_its_id(server: Server, trust: ssl.SSLContext, folder: Path) -> None:
+    response, _ = ask(server, trust, instances(1), x_request_id="the-one")
+    assert response.headers["X-Request-Id"]
+    server_log = folder / "access.log"
+
+    def entries() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in server_log.read_text().splitlines() if line.endswith("}")]
+
+    for _ in range(300):  # Envoy writes its log every second or so
+        found = [entry for entry in entries() if entry["request_id"] == response.headers["X-Request-Id"]]
+        if found:
+            break
+        ask(server, trust, instances(1))
+    assert (found[0]["method"], found[0]["path"], found[0]["status"]) == ("POST", PREDICT, 200)
+
+
+def test_requests_are_logged_as_records_that_a_warm_up_replays(
+    server: Server, trust: ssl.SSLContext, channel: grpc.Channel, folder: Path, tmp_path: Path
+) -> None:
+    for _ in range(20):
+        predict(channel, [7.0])
+        ask(server, trust, instances(1))
+    files = sorted(folder.glob("requests-*.tfrecord"))
+    assert 1 <= len(files) <= 3  # the oldest are gone
+    record = next(iter(tf.data.TFRecordDataset([str(files[0])]).as_numpy_iterator()))
+    log = prediction_log_pb2.PredictionLog.FromString(record)
+    asked = tf.make_ndarray(log.predict_log.request.inputs["x"])
+    assert tf.make_ndarray(log.predict_log.response.outputs["y"]).tolist() == (asked / 2 + 2).tolist()
+    assert log.log_metadata.model_spec.version.value == 3
+    assert log.log_metadata.sampling_config.sampling_rate == 1
