@@ -1,4 +1,4 @@
-"""What Envoy loads: the two ASGI applications of one server."""
+"""What Envoy loads: the ASGI applications of one server."""
 
 import sys
 
@@ -17,3 +17,4 @@ signals.terminate = server.drain
 signals.reload = server.reload
 grpc = server.grpc
 rest = server.rest
+fleet = server.fleet

@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import NoReturn
 
 from glyph_serving import config as configuration
-from glyph_serving import envoy, flags, log
+from glyph_serving import envoy, flags, log, workers
 from glyph_serving.config import ModelConfig, ServerConfig
 from glyph_serving.errors import ServingError
 from glyph_serving.log import LOGGER
@@ -56,10 +56,16 @@ def main() -> NoReturn:
             if not values.file_system_poll_wait_seconds:
                 fail(missing)
             LOGGER.warning(f"{missing}. Waiting for it")
-    try:
-        envoy.execute(config, arguments)
-    except envoy.EnvoyError as error:
-        fail(str(error))
+
+    def become_server() -> NoReturn:
+        try:
+            envoy.execute(config, arguments)
+        except envoy.EnvoyError as error:
+            fail(str(error))
+
+    if config.flags.workers > 1:
+        workers.supervise(config.flags.workers, become_server)
+    become_server()
 
 
 def fail(message: str) -> NoReturn:

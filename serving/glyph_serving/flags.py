@@ -106,6 +106,7 @@ class Flags:
     enable_grpc_healthcheck_service: bool = _flag(False, "Serve grpc.health.v1.Health.")
     enable_serialization_as_tensor_content: bool = _flag(False, "Answer with tensor_content instead of typed fields.")
     # Those of our own.
+    workers: int = _flag(1, "Processes on the same ports, each with an interpreter and the models of its own.")
     rest_ssl_config_file: str = _flag("", "Text SSLConfig protobuf: TLS for REST.")
     rest_api_cors_origins: str = _flag(
         "", "Comma-separated origins that may read REST answers, instead of all (with --rest_api_enable_cors_support)."

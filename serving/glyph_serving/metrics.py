@@ -172,6 +172,26 @@ class Metrics:
         return ("\n".join(lines) + "\n").encode()
 
 
+def add_expositions(texts: Sequence[bytes]) -> bytes:
+    """Several expositions of the same metrics as one, values of the same name and labels added up."""
+    if len(texts) == 1:
+        return texts[0]
+    samples: dict[str, dict[str, float]] = {}
+    for text in texts:
+        series: dict[str, float] = {}
+        for line in text.decode().splitlines():
+            if line.startswith("#"):
+                series = samples.setdefault(line, {})
+            else:
+                name, _, value = line.rpartition(" ")
+                series[name] = series.get(name, 0.0) + float(value)
+    lines = []
+    for header, series in samples.items():
+        lines.append(header)
+        lines.extend(f"{name} {_number(value)}" for name, value in series.items())
+    return ("\n".join(lines) + "\n").encode()
+
+
 def _braces(names: Sequence[str], values: Sequence[str]) -> str:
     pairs = ",".join(f'{name}="{_escape(value)}"' for name, value in zip(names, values, strict=True))
     return f"{{{pairs}}}"

@@ -96,7 +96,14 @@ class RequestLog:
         for _, path in numbered[: max(0, len(numbered) + 1 - self._files)]:
             path.unlink(missing_ok=True)
         number = numbered[-1][0] + 1 if numbered else 1
-        return prefix.with_name(f"{prefix.name}-{number:06d}.tfrecord")
+        while True:
+            path = prefix.with_name(f"{prefix.name}-{number:06d}.tfrecord")
+            try:
+                path.touch(exist_ok=False)
+            except FileExistsError:  # another worker was quicker
+                number += 1
+            else:
+                return path
 
 
 class RequestLogs:

@@ -16,6 +16,7 @@ from glyph_serving import classify, inference, json_answer
 from glyph_serving.config import ServerConfig
 from glyph_serving.cors import Cors, is_preflight
 from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.fleet import Fleet
 from glyph_serving.gate import Gate, Headers, Receive, Send, TooLargeError, request_id
 from glyph_serving.health import Health
 from glyph_serving.json_examples import parse_examples
@@ -56,6 +57,7 @@ class RestApp:
     Args:
         config: The checked configuration.
         manager: Knows the servables.
+        fleet: Knows the other workers.
         health: Whether requests are taken.
         metrics: What is counted.
         logs: Where requests are logged.
@@ -66,12 +68,14 @@ class RestApp:
         self,
         config: ServerConfig,
         manager: Manager,
+        fleet: Fleet,
         health: Health,
         metrics: Metrics,
         logs: RequestLogs,
         gate: Gate,
     ) -> None:
         self._manager = manager
+        self._fleet = fleet
         self._health = health
         self._metrics = metrics
         self._logs = logs
@@ -102,7 +106,7 @@ class RestApp:
         if method == "OPTIONS":
             return Answer(200 if is_preflight(scope["headers"]) else 400, _PLAIN_HTML, b"")
         if path == self._metrics_path:
-            return Answer(200, _TEXT, self._metrics.exposition())
+            return Answer(200, _TEXT, await self._fleet.exposition())
         if path == "/healthz":
             return Answer(200, _TEXT, b"alive\n")
         if path == "/readyz":
@@ -148,7 +152,7 @@ class RestApp:
             if not name:
                 raise invalid_argument("Missing model name in request.")
             spec = _model_spec(name, version, label)
-            return self._metadata(spec) if metadata else _proto_json(inference.status(self._manager, spec)).encode()
+            return self._metadata(spec) if metadata else _proto_json(await self._fleet.status(spec)).encode()
         raise invalid_argument(f"Malformed request: {method} {path}")
 
     async def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:

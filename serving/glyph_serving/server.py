@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from glyph_serving import config as configuration
-from glyph_serving import denormals, flags, log
+from glyph_serving import denormals, flags, log, workers
 from glyph_serving.cli import EXIT_FAILURE
 from glyph_serving.config import ModelConfig, ServerConfig
 from glyph_serving.envoy import ARGUMENTS_VARIABLE
 from glyph_serving.errors import ServingError
+from glyph_serving.fleet import Fleet
 from glyph_serving.gate import Application, Gate, Receive, Send
 from glyph_serving.grpc_app import GrpcApp, StreamHandler
 from glyph_serving.health import Health
@@ -40,6 +41,7 @@ class Server:
     Attributes:
         grpc: The gRPC application.
         rest: The REST application.
+        fleet: The application by which workers ask one another.
 
     Raises:
         ServingError: The session config file is missing or unreadable.
@@ -72,9 +74,13 @@ class Server:
             self._metrics.request_log_count.add,
         )
         self._models_ready = threading.Event()
-        self.grpc = self._with_lifespan(self._grpc_app(self._gates[0]))
+        crew = workers.sockets(options.workers)
+        self._others = crew[1] if crew else ()
+        fleet = Fleet(self._manager, self._metrics, self._others)
+        self.fleet = self._with_lifespan(fleet)
+        self.grpc = self._with_lifespan(self._grpc_app(fleet, self._gates[0]))
         self.rest = self._with_lifespan(
-            RestApp(config, self._manager, self._health, self._metrics, self._logs, self._gates[1])
+            RestApp(config, self._manager, fleet, self._health, self._metrics, self._logs, self._gates[1])
         )
         threading.Thread(target=self._start, name="start", daemon=True).start()
 
@@ -122,18 +128,26 @@ class Server:
         if failures := self._manager.wait_until_settled():
             _fail(failure_error(failures))
         self._models_ready.set()
+        if workers.is_first():
+            self._announce()
+        options = self._config.flags
+        if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
+            self._poll_config(options.model_config_file, options.model_config_file_poll_wait_seconds)
+
+    def _announce(self) -> None:
+        """Says that the server is ready, once all its ports are open and all its workers are there."""
         options = self._config.flags
         addresses = []
         for protocol, port in (("gRPC", options.port), ("REST", options.rest_api_port)):
             if port:
-                _wait_for_port(options.address, port)
+                _wait_for(socket.AF_INET6 if ":" in options.address else socket.AF_INET, (options.address, port))
                 addresses.append(f"{protocol} {options.address}:{port}")
+        for other in self._others:
+            _wait_for(socket.AF_UNIX, str(other))
         models = ", ".join(
             f"{name} version {', '.join(map(str, versions))}" for name, versions in self._manager.available().items()
         )
         print(f"glyph-serve: ready: {', '.join([models, *addresses])}", flush=True)
-        if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
-            self._poll_config(options.model_config_file, options.model_config_file_poll_wait_seconds)
 
     def _poll_config(self, path: str, seconds: int) -> NoReturn:
         """Applies the model config file whenever its text has changed."""
@@ -144,9 +158,11 @@ class Server:
                 applied = found
                 self._apply(path)
 
-    def _grpc_app(self, gate: Gate) -> GrpcApp:
+    def _grpc_app(self, fleet: Fleet, gate: Gate) -> GrpcApp:
         options = self._config.flags
-        services = Services(self._manager, self._metrics, self._logs, options.enable_serialization_as_tensor_content)
+        services = Services(
+            self._manager, fleet, self._metrics, self._logs, options.enable_serialization_as_tensor_content
+        )
         handlers = services.handlers()
         names = [PREDICTION_SERVICE, MODEL_SERVICE]
         streams: dict[str, StreamHandler] = {}
@@ -186,16 +202,17 @@ def _content(path: str) -> bytes | None:
         return None
 
 
-def _wait_for_port(address: str, port: int) -> None:
-    """Waits until Envoy accepts connections, which it does once both applications have started."""
-    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
+def _wait_for(family: socket.AddressFamily, address: Any) -> None:
+    """Waits until Envoy accepts connections, which it does once its applications have started."""
     while True:
-        try:
-            socket.create_connection((target, port), timeout=1).close()
-        except OSError:
-            time.sleep(0.01)
-        else:
-            return
+        with socket.socket(family) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(address)  # to 0.0.0.0 or :: is to this machine
+            except OSError:
+                time.sleep(0.01)
+            else:
+                return
 
 
 def _fail(error: ServingError) -> NoReturn:

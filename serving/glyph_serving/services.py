@@ -1,6 +1,5 @@
 """The gRPC services: which method takes and gives which message, and what is counted and logged of it."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,12 +12,10 @@ from tensorflow_serving.apis import (
     predict_pb2,
     prediction_log_pb2,
     regression_pb2,
-    status_pb2,
 )
 
 from glyph_serving import classify, inference
-from glyph_serving import config as configuration
-from glyph_serving.errors import invalid_argument
+from glyph_serving.fleet import Fleet
 from glyph_serving.grpc_app import Handler, StreamHandler
 from glyph_serving.health import Health
 from glyph_serving.lookalike import Lookalikes
@@ -36,13 +33,15 @@ class Services:
 
     Args:
         manager: Knows the servables.
+        fleet: Knows the other workers.
         metrics: Counts requests.
         logs: Where requests are logged.
         as_content: Whether tensors are answered as ``tensor_content``.
     """
 
-    def __init__(self, manager: Manager, metrics: Metrics, logs: RequestLogs, as_content: bool) -> None:
+    def __init__(self, manager: Manager, fleet: Fleet, metrics: Metrics, logs: RequestLogs, as_content: bool) -> None:
         self._manager = manager
+        self._fleet = fleet
         self._metrics = metrics
         self._logs = logs
         self._as_content = as_content
@@ -112,16 +111,10 @@ class Services:
         return inference.metadata(self._manager, request)
 
     async def _status(self, request: get_model_status_pb2.GetModelStatusRequest, _deadline: float) -> Any:
-        return inference.status(self._manager, request.model_spec)
+        return await self._fleet.status(request.model_spec)
 
     async def _reload(self, request: model_management_pb2.ReloadConfigRequest, _deadline: float) -> Any:
-        if request.config.WhichOneof("config") != "model_config_list":
-            raise invalid_argument(
-                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
-                "supported"
-            )
-        await asyncio.to_thread(self._manager.reload, configuration.models_from_proto(request.config))
-        return model_management_pb2.ReloadConfigResponse(status=status_pb2.StatusProto())
+        return await self._fleet.reload(request)
 
 
 def _unary(request_type: Any, answer: Callable[[Any, float], Awaitable[Any]]) -> Handler:

@@ -1,0 +1,86 @@
+"""Two workers on the same ports that look like one server."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
+
+from tests.conftest import Server, running_server
+from tests.serving.conftest import RECORDED_MODELS, ask
+
+WITHIN = 60.0
+MODEL = "/v1/models/half_plus_two"
+
+
+def workers_of(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WITHIN
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(process: int) -> bool:
+    return Path(f"/proc/{process}/stat").exists()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    monitoring = tmp_path_factory.mktemp("workers") / "monitoring.config"
+    monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
+    with running_server(
+        "--workers=2",
+        "--model_name=half_plus_two",
+        f"--model_base_path={RECORDED_MODELS / 'half_plus_two'}",
+        f"--monitoring_config_file={monitoring}",
+    ) as running:
+        yield running
+
+
+def test_there_are_as_many_processes_and_one_line_says_that_all_are_ready(server: Server) -> None:
+    assert len(workers_of(server.running.process.pid)) == 2
+    assert sum("glyph-serve: ready" in line for line in server.log.splitlines()) == 1
+
+
+def test_metrics_of_all_are_one(server: Server) -> None:
+    for _ in range(32):  # each over a connection of its own, which the kernel gives to either
+        assert ask(server, f"{MODEL}:predict", {"instances": [[1.0]]})[0] == 200
+    sample = ':tensorflow:serving:request_count{model_name="half_plus_two",status="OK"} 32'
+    assert all(sample in ask(server, "/metrics")[1].splitlines() for _ in range(4))
+
+
+def test_a_reload_holds_for_all(server: Server) -> None:
+    request = model_management_pb2.ReloadConfigRequest()
+    entry = request.config.model_config_list.config.add(
+        name="half_plus_two", base_path=str(RECORDED_MODELS / "half_plus_two")
+    )
+    entry.model_version_policy.specific.versions.append(1)
+    with grpc.insecure_channel(server.grpc) as channel:
+        model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(request, timeout=WITHIN)
+    for _ in range(16):
+        assert ask(server, f"{MODEL}/versions/1:predict", {"instances": [[1.0]]})[0] == 200
+        states = {one["version"]: one["state"] for one in ask(server, MODEL)[1]["model_version_status"]}
+        assert states == {"3": "END", "1": "AVAILABLE"}
+
+
+def test_a_reload_that_is_refused_changes_none(server: Server) -> None:
+    request = model_management_pb2.ReloadConfigRequest()
+    request.config.model_config_list.config.add(name="gone", base_path="/nonexistent")
+    with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as error:
+        model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(request, timeout=WITHIN)
+    assert error.value.code() is grpc.StatusCode.NOT_FOUND
+    assert all(ask(server, f"{MODEL}:predict", {"instances": [[1.0]]})[0] == 200 for _ in range(8))
+
+
+def test_a_killed_server_leaves_no_worker(server: Server) -> None:
+    processes = workers_of(server.running.process.pid)
+    os.kill(server.running.process.pid, signal.SIGKILL)
+    wait_until(lambda: not any(is_alive(process) for process in processes))
