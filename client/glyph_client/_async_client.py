@@ -44,6 +44,8 @@ from glyph_client._types import (
 class AsyncClient(BaseClient[AsyncTransport]):
     """Asks a model server from one event loop, as `Client` does from threads: the same parameters and methods.
 
+    It belongs to the event loop in which it is made.
+
     Example:
         >>> async with AsyncClient("localhost:8500") as client:
         ...     (await client.predict("seven.png")).label

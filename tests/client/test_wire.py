@@ -14,6 +14,7 @@ import tensorflow as tf
 from glyph_client import (
     ClassifyRequest,
     InputError,
+    InvalidRequest,
     ModelConfig,
     ModelSpec,
     PredictRequest,
@@ -214,6 +215,12 @@ def test_an_answer_that_contradicts_itself_is_a_fault_of_the_server(tensor: pb.T
     answer = pb.PredictResponse(outputs={"x": tensor}).SerializeToString()
     with pytest.raises(ServerFault, match=f"not understood: .*{message}"):
         _wire.decode(PredictRequest(ModelSpec("m"), {}), answer)
+
+
+def test_a_configuration_that_the_server_reports_as_refused_is_an_error() -> None:
+    answer = pb.ReloadConfigResponse(status=pb.StatusProto(error_code=9, error_message="no such path"))
+    with pytest.raises(InvalidRequest, match="no such path"):
+        _wire.decode(ReloadRequest([]), answer.SerializeToString())
 
 
 def test_a_message_that_is_none_is_a_fault_of_the_server() -> None:
