@@ -103,6 +103,7 @@ class Batcher:
         self._closed = False
         self._durations = _Durations()
         limits = self._parameters
+        self._most_batches = limits.max_enqueued_batches or max(10, -(-1000 // limits.max_batch_size))
         self._run_limit = limits.max_batch_size
         if limits.enable_large_batch_splitting and limits.max_execution_batch_size:
             self._run_limit = limits.max_execution_batch_size
@@ -179,12 +180,12 @@ class Batcher:
         with self._lock:
             if self._closed:
                 raise ServingError(Code.UNAVAILABLE, "The model version is being unloaded. Try again")
-            if self._waiting_examples + size > limits.max_enqueued_batches * limits.max_batch_size and self._waiting:
+            if self._waiting and self._waiting_examples + size > self._most_batches * limits.max_batch_size:
                 raise ServingError(
                     Code.UNAVAILABLE,
                     "The batch scheduling queue to which this task was submitted is full; currently "
                     f"{-(-self._waiting_examples // limits.max_batch_size)} batches enqueued and "
-                    f"max_enqueued_batches is {limits.max_enqueued_batches}",
+                    f"max_enqueued_batches is {self._most_batches}",
                 )
             self._waiting.append(task)
             self._waiting_examples += size

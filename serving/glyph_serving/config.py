@@ -51,7 +51,9 @@ class BatchingParameters:
     Attributes:
         max_batch_size: Most examples in a batch, and in a request unless large ones are split.
         batch_timeout_micros: How long a batch that is not full waits for company.
-        max_enqueued_batches: Batches that may wait; a request beyond is refused with UNAVAILABLE.
+        max_enqueued_batches: Batches that may wait; a request beyond is refused with UNAVAILABLE. 0, where the file
+            does not say: the genuine server's 10, and as many as hold 1,000 examples, for the pool of request threads
+            that keeps the genuine server from being asked more at once does not exist here.
         num_batch_threads: Batches of one model that may run at once; 0: as many as there are CPUs.
         allowed_batch_sizes: Sizes that a batch is padded up to, ascending; empty: any size.
         pad_variable_length_inputs: Pad differing inner dimensions with the batch's first value.
@@ -62,7 +64,7 @@ class BatchingParameters:
 
     max_batch_size: int = 1000
     batch_timeout_micros: int = 0
-    max_enqueued_batches: int = 10
+    max_enqueued_batches: int = 0
     num_batch_threads: int = 0
     allowed_batch_sizes: tuple[int, ...] = ()
     pad_variable_length_inputs: bool = False
@@ -174,8 +176,8 @@ def read_batching(path: str) -> BatchingParameters:
         values[descriptor.name] = tuple(value) if descriptor.is_repeated else getattr(value, "value", value)
     parameters = BatchingParameters(**values)
     for name in ("max_batch_size", "max_enqueued_batches"):
-        if getattr(parameters, name) < 1:
-            raise invalid_argument(f"{name} must be positive; was {getattr(parameters, name)} ({path})")
+        if name in values and values[name] < 1:
+            raise invalid_argument(f"{name} must be positive; was {values[name]} ({path})")
     for name in ("batch_timeout_micros", "num_batch_threads", "max_execution_batch_size"):
         if getattr(parameters, name) < 0:
             raise invalid_argument(f"{name} must be non-negative; was {getattr(parameters, name)} ({path})")

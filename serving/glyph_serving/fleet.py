@@ -46,10 +46,8 @@ class Fleet:
         """
         own = inference.status(self._manager, spec)
         for answer in await self._ask(_STATUS, spec.SerializeToString()):
-            theirs = {
-                one.version: one
-                for one in get_model_status_pb2.GetModelStatusResponse.FromString(answer).model_version_status
-            }
+            statuses = get_model_status_pb2.GetModelStatusResponse.FromString(answer).model_version_status
+            theirs = {one.version: one for one in statuses}
             for one in own.model_version_status:
                 other = theirs.get(one.version)
                 if other is None or one.status.error_code:

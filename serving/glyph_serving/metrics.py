@@ -10,6 +10,7 @@ from glyph_serving.errors import ServingError
 
 T = TypeVar("T")
 
+_MOST_SERIES = 10_000  # label values of a counter: callers may make up names of models, and each is counted
 LATENCY_BUCKETS = tuple(10 * 1.8**k for k in range(33))
 QUEUING_BUCKETS = tuple(100 * 1.2**k for k in range(52))
 SIZE_BUCKETS = tuple(float(2**k) for k in range(14))
@@ -30,7 +31,8 @@ class Counter:
     def add(self, *values: str, amount: float = 1) -> None:
         """Adds to the count of these label values."""
         with self._lock:
-            self._values[values] = self._values.get(values, 0) + amount
+            if values in self._values or len(self._values) < _MOST_SERIES:
+                self._values[values] = self._values.get(values, 0) + amount
 
     def lines(self) -> Iterable[str]:
         """The samples in Prometheus' text format."""

@@ -160,9 +160,8 @@ class Server:
 
     def _grpc_app(self, fleet: Fleet, gate: Gate) -> GrpcApp:
         options = self._config.flags
-        services = Services(
-            self._manager, fleet, self._metrics, self._logs, options.enable_serialization_as_tensor_content
-        )
+        as_content = options.enable_serialization_as_tensor_content
+        services = Services(self._manager, fleet, self._metrics, self._logs, as_content)
         handlers = services.handlers()
         names = [PREDICTION_SERVICE, MODEL_SERVICE]
         streams: dict[str, StreamHandler] = {}

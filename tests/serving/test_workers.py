@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -36,11 +37,15 @@ def is_alive(process: int) -> bool:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     monitoring = tmp_path_factory.mktemp("workers") / "monitoring.config"
     monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
+    batching = monitoring.with_name("batching.config")
+    batching.write_text("max_batch_size { value: 1 }")
     with running_server(
         "--workers=2",
         "--model_name=half_plus_two",
         f"--model_base_path={RECORDED_MODELS / 'half_plus_two'}",
         f"--monitoring_config_file={monitoring}",
+        "--enable_batching",
+        f"--batching_parameters_file={batching}",
     ) as running:
         yield running
 
@@ -55,6 +60,12 @@ def test_metrics_of_all_are_one(server: Server) -> None:
         assert ask(server, f"{MODEL}:predict", {"instances": [[1.0]]})[0] == 200
     sample = ':tensorflow:serving:request_count{model_name="half_plus_two",status="OK"} 32'
     assert all(sample in ask(server, "/metrics")[1].splitlines() for _ in range(4))
+
+
+def test_small_batches_turn_nobody_away(server: Server) -> None:
+    with ThreadPoolExecutor(32) as callers:
+        answers = callers.map(lambda _: ask(server, f"{MODEL}:predict", {"instances": [[1.0]]}), range(128))
+        assert {status for status, _ in answers} == {200}
 
 
 def test_a_reload_holds_for_all(server: Server) -> None:
