@@ -50,6 +50,14 @@ def test_a_canary_that_becomes_stable_is_no_canary_any_longer(release: Release) 
     assert release.labels() == {"stable": 5}
 
 
+def test_what_was_stable_before_stays_loaded_for_a_rollback(release: Release) -> None:
+    for version in (1, 4, 6):
+        release.promote(version, STABLE)
+    assert list(read(release).model_version_policy.specific.versions) == [4, 6]
+    release.rollback()
+    assert list(read(release).model_version_policy.specific.versions) == [1, 4]
+
+
 def test_rolling_back_drops_the_canary_first_and_then_returns_to_what_was_stable(release: Release) -> None:
     for version in (1, 4, 6):
         release.promote(version, STABLE)
@@ -85,11 +93,12 @@ def test_a_config_that_cannot_be_used_is_named_and_left_alone(release: Release, 
     assert release.config.read_text() == content
 
 
-def test_pruning_keeps_the_newest_and_the_labelled(release: Release) -> None:
+def test_pruning_keeps_the_newest_and_those_in_use(release: Release) -> None:
+    release.promote(1, STABLE)
     release.promote(2, STABLE)
-    assert prune(release.base, 2, release.labels().values()) == [1, 3, 4]
-    assert list(published_versions(release.base)) == [2, 5, 6]
-    assert prune(release.base, 2, release.labels().values()) == []
+    assert prune(release.base, 2, release.versions_in_use()) == [3, 4]
+    assert list(published_versions(release.base)) == [1, 2, 5, 6]
+    assert prune(release.base, 2, release.versions_in_use()) == []
     check_writable(release.base)
 
 

@@ -141,7 +141,7 @@ def prune(options: argparse.Namespace) -> None:
     base = options.models_dir / options.model_name
     if not options.config and has_promotions(base):
         raise PublishError(f"versions of {base} have had labels. Name the server's models.config with --config")
-    pruned = prune(base, options.keep, _release(options).labels().values() if options.config else ())
+    pruned = prune(base, options.keep, _release(options).versions_in_use() if options.config else ())
     print(f"Deleted {', '.join(map(str, pruned))}" if pruned else "Nothing to delete")
 
 

@@ -53,8 +53,17 @@ class Release:
         _, model = self._read()
         return dict(model.version_labels)
 
+    def versions_in_use(self) -> set[int]:
+        """Read which versions the server is to have loaded: those with a label, and what a rollback returns to.
+
+        Raises:
+            PublishError: the file cannot be read, or has no such model.
+        """
+        _, model = self._read()
+        return {*model.version_labels.values(), *model.model_version_policy.specific.versions}
+
     def promote(self, version: int, label: str) -> None:
-        """Point a label to a version, and have the server load all labelled versions.
+        """Point a label to a version, and have the server load all versions in use.
 
         Args:
             version: a published version.
@@ -72,8 +81,8 @@ class Release:
         labels[label] = version
         if label == STABLE and labels.get(CANARY) == version:
             del labels[CANARY]
-        self._write(labels)
         self._log(label, version, before)
+        self._write(labels)
 
     def rollback(self) -> tuple[str, int | None]:
         """Take the last step back: drop the canary, or else make the stable version before this one stable again.
@@ -87,8 +96,8 @@ class Release:
         labels = self.labels()
         if CANARY in labels:
             before = labels.pop(CANARY)
-            self._write(labels)
             self._log(CANARY, None, before, back=True)
+            self._write(labels)
             return CANARY, None
         if STABLE not in labels:
             raise PublishError(f"{self.config} labels no version: there is nothing to roll back")
@@ -96,8 +105,8 @@ class Release:
         if earlier is None:
             raise PublishError(f"no version was {STABLE} before {labels[STABLE]}: promote one by its number")
         before, labels[STABLE] = labels[STABLE], earlier
-        self._write(labels)
         self._log(STABLE, earlier, before, back=True)
+        self._write(labels)
         return STABLE, earlier
 
     def _stable_before(self, version: int) -> int | None:
@@ -126,7 +135,10 @@ class Release:
         model.version_labels.update(labels)
         model.model_version_policy.Clear()
         if labels:
-            model.model_version_policy.specific.versions.extend(sorted(set(labels.values())))
+            # A server moves a label only to a version that it has loaded: what was stable before stays for a rollback.
+            earlier = self._stable_before(labels[STABLE]) if STABLE in labels else None
+            versions = {*labels.values(), *([earlier] if earlier else [])}
+            model.model_version_policy.specific.versions.extend(sorted(versions))
         else:
             model.model_version_policy.latest.num_versions = 1
         lines = self.config.read_text().splitlines(keepends=True)

@@ -115,19 +115,19 @@ def check_writable(base: Path) -> None:
         pass
 
 
-def prune(base: Path, keep: int, labelled: Collection[int]) -> list[int]:
+def prune(base: Path, keep: int, in_use: Collection[int]) -> list[int]:
     """Delete old versions. Each disappears at once.
 
     Args:
         base: the folder of the model.
         keep: how many of the newest versions stay, at least 1.
-        labelled: versions that stay whatever their age.
+        in_use: versions that stay whatever their age.
 
     Returns:
         the deleted versions.
     """
     versions = published_versions(base)
-    old = [number for number in list(versions)[:-keep] if number not in labelled]
+    old = [number for number in list(versions)[:-keep] if number not in in_use]
     with staging_directory(base) as staging:
         for number in old:
             versions[number].rename(staging / str(number))

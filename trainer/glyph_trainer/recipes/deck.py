@@ -126,9 +126,9 @@ FAST = Recipe(
 
 POLISH = Recipe(
     name="deck-polish",
-    summary="the same network, as accurate as it gets: bent images, Muon, averaged weights, 60 epochs",
+    summary="the same network, as accurate as it gets: bent images, Muon, averaged weights, 90 epochs",
     build=build,
     logits=relaid_logits,
-    optimizer=lambda steps: Muon(RiseAndFall(0.004, steps), adam_ratio=0.5),
-    settings=FitSettings(epochs=60, batch_size=100, label_smoothing=0.05, augmentation=(0.7, 0.28), averaging=0.992),
+    optimizer=lambda steps: Muon(RiseAndFall(0.006, steps), adam_ratio=0.5),
+    settings=FitSettings(epochs=90, batch_size=100, label_smoothing=0.05, augmentation=(0.7, 0.28), averaging=0.992),
 )
