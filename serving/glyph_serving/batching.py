@@ -16,11 +16,11 @@ from typing import Protocol
 import numpy as np
 
 from glyph_serving.config import BatchingParameters
+from glyph_serving.durations import Durations
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.servable import Array, Arrays, Signature
 
 _INLINE_SECONDS = 0.010  # an expected run of up to this much stays on the event loop
-_SMOOTHING = 0.1  # weight in the expectation of a run that took longer
 
 
 class BatchObserver(Protocol):
@@ -42,28 +42,6 @@ class _Task:
     deadline: float
     future: asyncio.Future[Arrays]
     queued_at: float = field(default_factory=time.monotonic)
-
-
-class _Durations:
-    """How long runs take, by the power of two that the number of examples lies below."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
-
-    def expect(self, examples: int) -> float:
-        """The seconds that a run will take; 0 before anything is known, in proportion where it has to be guessed."""
-        power = examples.bit_length()
-        known = self._seconds.get(power)
-        if known is not None:
-            return known
-        smaller = max((other for other in self._seconds if other < power), default=None)
-        return self._seconds[smaller] * 2 ** (power - smaller) if smaller is not None else 0.0
-
-    def add(self, examples: int, seconds: float) -> None:
-        """Learns from a run: at once when it was quicker than expected, for a slow one may only have been disturbed."""
-        power = examples.bit_length()
-        known = self._seconds.get(power, seconds)
-        self._seconds[power] = min(seconds, known + _SMOOTHING * (seconds - known))
 
 
 class Batcher:
@@ -101,7 +79,7 @@ class Batcher:
         self._scheduled = False
         self._timed = False
         self._closed = False
-        self._durations = _Durations()
+        self._durations = Durations()
         limits = self._parameters
         self._most_batches = limits.max_enqueued_batches or max(10, -(-1000 // limits.max_batch_size))
         self._run_limit = limits.max_batch_size

@@ -8,7 +8,8 @@ from tensorflow_serving.apis import classification_pb2, inference_pb2, input_pb2
 
 from glyph_serving import inference
 from glyph_serving.errors import Code, ServingError, invalid_argument
-from glyph_serving.manager import Loaded, Manager
+from glyph_serving.harness import Loaded
+from glyph_serving.manager import Manager
 from glyph_serving.servable import (
     CLASSIFY_METHOD,
     DEFAULT_SIGNATURE,

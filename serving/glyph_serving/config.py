@@ -1,47 +1,16 @@
 """The configuration files: the same text protobufs that tensorflow_model_server reads."""
 
-import ssl
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-from google.protobuf.message import Message
 from tensorflow_serving.config import model_server_config_pb2
 
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.flags import Flags
-from glyph_serving.schema import message_classes
-
-_INT64 = "google.protobuf.Int64Value"
-
-# Messages of tensorflow/serving's sources that the package tensorflow-serving-api leaves out.
-_MESSAGES = message_classes(
-    "tensorflow.serving",
-    {
-        "BatchingParameters": [
-            ("max_batch_size", 1, _INT64),
-            ("batch_timeout_micros", 2, _INT64),
-            ("max_enqueued_batches", 3, _INT64),
-            ("num_batch_threads", 4, _INT64),
-            ("thread_pool_name", 5, "google.protobuf.StringValue"),
-            ("allowed_batch_sizes", 6, "repeated int64"),
-            ("pad_variable_length_inputs", 7, "bool"),
-            ("enable_large_batch_splitting", 8, "google.protobuf.BoolValue"),
-            ("max_execution_batch_size", 9, _INT64),
-        ],
-        "PrometheusConfig": [("enable", 1, "bool"), ("path", 2, "string")],
-        "MonitoringConfig": [("prometheus_config", 1, "PrometheusConfig")],
-        "SSLConfig": [
-            ("server_key", 1, "string"),
-            ("server_cert", 2, "string"),
-            ("custom_ca", 3, "string"),
-            ("client_verify", 4, "bool"),
-        ],
-    },
-)
+from glyph_serving.text_proto import MESSAGES, read_message
+from glyph_serving.tls import TlsConfig, read_tls
 
 
 @dataclass(frozen=True)
@@ -111,21 +80,6 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class TlsConfig:
-    """How a port is encrypted, all in PEM.
-
-    Attributes:
-        key: The server's private key.
-        certificate: The server's certificate, and those between it and its root.
-        client_authority: What callers' certificates have to be signed by; empty: callers need none.
-    """
-
-    key: str = field(repr=False)
-    certificate: str
-    client_authority: str
-
-
-@dataclass(frozen=True)
 class ServerConfig:
     """Everything that the flags and the files say.
 
@@ -146,31 +100,13 @@ class ServerConfig:
     rest_tls: TlsConfig | None
 
 
-def _read(path: str, message: Message) -> Any:
-    """Fills a message from a text protobuf file.
-
-    Raises:
-        ServingError: NOT_FOUND if there is no such file, INVALID_ARGUMENT if it cannot be parsed.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ServingError(Code.NOT_FOUND, f"{path}; No such file or directory") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise invalid_argument(f"{path}; {error}") from None
-    try:
-        return text_format.Parse(text, message)
-    except text_format.ParseError as error:
-        raise invalid_argument(f"Invalid protobuf file: '{path}' ({error})") from None
-
-
 def read_batching(path: str) -> BatchingParameters:
     """Reads a BatchingParameters file.
 
     Raises:
         ServingError: The file is missing, is no BatchingParameters, or asks for what cannot be.
     """
-    message = _read(path, _MESSAGES["BatchingParameters"]())
+    message = read_message(path, MESSAGES["BatchingParameters"]())
     values: dict[str, Any] = {}
     for descriptor, value in message.ListFields():
         values[descriptor.name] = tuple(value) if descriptor.is_repeated else getattr(value, "value", value)
@@ -207,40 +143,13 @@ def check_allowed_sizes(parameters: BatchingParameters) -> None:
         )
 
 
-def read_tls(path: str) -> TlsConfig:
-    """Reads an SSLConfig file, whose fields hold PEM texts, not the names of files.
-
-    Raises:
-        ServingError: The file is missing, is no SSLConfig, or its key and certificates do not fit.
-    """
-    message = _read(path, _MESSAGES["SSLConfig"]())
-    for name in ("server_key", "server_cert"):
-        if not getattr(message, name):
-            raise invalid_argument(f"{path} has no {name}: it must hold the PEM text itself")
-    if message.client_verify and not message.custom_ca:
-        raise invalid_argument(f"{path} asks for client_verify but has no custom_ca to verify callers with")
-    authority = message.custom_ca if message.client_verify else ""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.NamedTemporaryFile("w") as both:  # which the ssl module takes from a file only
-        both.write(f"{message.server_key}\n{message.server_cert}\n")
-        both.flush()
-        try:
-            context.load_cert_chain(both.name)
-            if authority:
-                context.load_verify_locations(cadata=authority)
-        except ssl.SSLError as error:
-            reason = error.reason or str(error)
-            raise invalid_argument(f"{path}: server_key, server_cert or custom_ca cannot be used: {reason}") from None
-    return TlsConfig(message.server_key, message.server_cert, authority)
-
-
 def read_models(path: str) -> dict[str, ModelConfig]:
     """Reads a ModelServerConfig file.
 
     Raises:
         ServingError: The file is missing, unreadable, empty, or lists what cannot be served.
     """
-    message = _read(path, model_server_config_pb2.ModelServerConfig())
+    message = read_message(path, model_server_config_pb2.ModelServerConfig())
     if message.WhichOneof("config") != "model_config_list":
         raise invalid_argument(f"{path}; Invalid argument (it must hold a model_config_list)")
     return models_from_proto(message)
@@ -334,7 +243,7 @@ def load(flags: Flags) -> ServerConfig:
         batching = read_batching(path) if path else BatchingParameters()
     metrics_path = None
     if flags.monitoring_config_file:
-        prometheus = _read(flags.monitoring_config_file, _MESSAGES["MonitoringConfig"]()).prometheus_config
+        prometheus = read_message(flags.monitoring_config_file, MESSAGES["MonitoringConfig"]()).prometheus_config
         if prometheus.enable:
             metrics_path = prometheus.path or "/monitoring/prometheus/metrics"
     grpc_tls = read_tls(flags.ssl_config_file) if flags.ssl_config_file else None

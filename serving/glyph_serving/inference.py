@@ -15,7 +15,8 @@ from tensorflow_serving.apis import (
 
 from glyph_serving import tensor_proto
 from glyph_serving.errors import Code, ServingError, invalid_argument
-from glyph_serving.manager import Loaded, Manager
+from glyph_serving.harness import Loaded
+from glyph_serving.manager import Manager
 from glyph_serving.servable import (
     CLASSIFY_METHOD,
     DEFAULT_SIGNATURE,

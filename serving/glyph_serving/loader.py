@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
-from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import prediction_log_pb2
@@ -16,9 +15,10 @@ from glyph_serving.batching import Batcher
 from glyph_serving.config import BatchingParameters, ServerConfig
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.flags import Flags
-from glyph_serving.manager import Loaded
+from glyph_serving.harness import Loaded
 from glyph_serving.metrics import Metrics
 from glyph_serving.servable import Servable
+from glyph_serving.text_proto import read_message
 from glyph_serving.warmup import MAX_RECORDS, WARMUP_FILE, read_records, replay
 
 BATCHING_FILE = "batching_params.pbtxt"
@@ -194,13 +194,8 @@ def read_session_config(flags: Flags) -> config_pb2.ConfigProto:
         ServingError: The session config file is missing or unreadable.
     """
     config = config_pb2.ConfigProto()
-    if path := flags.tensorflow_session_config_file:
-        try:
-            text_format.Parse(Path(path).read_text(encoding="utf-8"), config)
-        except FileNotFoundError:
-            raise ServingError(Code.NOT_FOUND, f"{path}; No such file or directory") from None
-        except (text_format.ParseError, UnicodeDecodeError) as error:
-            raise invalid_argument(f"Invalid protobuf file: '{path}' ({error})") from None
+    if flags.tensorflow_session_config_file:
+        read_message(flags.tensorflow_session_config_file, config)
     config.intra_op_parallelism_threads = (
         flags.tensorflow_session_parallelism
         or flags.tensorflow_intra_op_parallelism

@@ -14,7 +14,8 @@ from tensorflow_serving.apis import predict_pb2
 
 from glyph_serving import inference, tensor_proto
 from glyph_serving.errors import ServingError
-from glyph_serving.manager import Loaded, Manager
+from glyph_serving.harness import Loaded
+from glyph_serving.manager import Manager
 from glyph_serving.servable import DEFAULT_SIGNATURE, Array, Signature
 
 _MOST = 256  # kinds of requests that are remembered

@@ -5,71 +5,27 @@ is available (the availability-preserving policy); a failed load is tried again.
 """
 
 import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import Protocol
 
-from glyph_serving.batching import Batcher
 from glyph_serving.config import LoggingConfig, ModelConfig
 from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.harness import (
+    Failure,
+    Harness,
+    Loaded,
+    Loader,
+    RetryPolicy,
+    State,
+    VersionStatus,
+    failure_error,
+    fingerprint,
+)
 from glyph_serving.log import LOGGER
-from glyph_serving.servable import Servable, release_memory
+from glyph_serving.servable import release_memory
 from glyph_serving.source import aspired_versions, versions_on_disk
-
-
-class State(IntEnum):
-    """The states of a version, numbered as in get_model_status.proto."""
-
-    START = 10
-    LOADING = 20
-    AVAILABLE = 30
-    UNLOADING = 40
-    END = 50
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A servable that can answer, with a queue in front of each of its signatures."""
-
-    servable: Servable
-    batchers: Mapping[str, Batcher]
-
-
-@dataclass(frozen=True)
-class VersionStatus:
-    """What is known of one version; ``error`` says why it has ended, if it failed."""
-
-    version: int
-    state: State
-    error: ServingError | None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A version that could not be loaded."""
-
-    name: str
-    version: int
-    error: ServingError
-
-
-class Loader(Protocol):
-    """Loads one version, warm-up included; raises ServingError."""
-
-    def __call__(self, name: str, version: int, path: Path) -> Loaded:
-        """Loads it."""
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often a failed load is tried again, and after how many seconds."""
-
-    retries: int
-    interval: float
 
 
 @dataclass(frozen=True)
@@ -78,20 +34,6 @@ class _Routes:
 
     versions: Mapping[int, Loaded]
     latest: Loaded
-
-
-@dataclass
-class _Harness:
-    """A version and where it stands."""
-
-    name: str
-    version: int
-    path: Path
-    state: State = State.START
-    error: ServingError | None = None
-    loaded: Loaded | None = None
-    aspired: bool = True
-    fingerprint: object = None
 
 
 class Manager:
@@ -122,7 +64,7 @@ class Manager:
         self._pool = ThreadPoolExecutor(load_threads, thread_name_prefix="load")
         self._changed = threading.Condition()
         self._models: Mapping[str, ModelConfig] = {}
-        self._harnesses: dict[tuple[str, int], _Harness] = {}
+        self._harnesses: dict[tuple[str, int], Harness] = {}
         self._routes: Mapping[str, _Routes] = {}
         self._labels: dict[str, Mapping[str, int]] = {}
         self._missing: dict[str, str] = {}
@@ -279,7 +221,7 @@ class Manager:
         return (
             self._reconciled == self._generation
             and all(any(harness.name == name for harness in wanted) for name in self._models)
-            and all(_is_settled(harness) for harness in self._harnesses.values())
+            and all(harness.settled for harness in self._harnesses.values())
         )
 
     def _watch(self) -> None:
@@ -333,9 +275,9 @@ class Manager:
         if harness is not None:
             if harness.state is not State.END:
                 return
-            if harness.error and harness.aspired and harness.fingerprint == _fingerprint(path):
+            if harness.error and harness.aspired and harness.fingerprint == fingerprint(path):
                 return  # it failed, and nothing has changed since
-        harness = self._harnesses[name, version] = _Harness(name, version, path)
+        harness = self._harnesses[name, version] = Harness(name, version, path)
         self._pool.submit(self._bring_up, harness)
 
     def _unload_superseded(self) -> None:
@@ -352,7 +294,7 @@ class Manager:
                 self._publish()
                 self._pool.submit(self._take_down, harness)
 
-    def _bring_up(self, harness: _Harness) -> None:
+    def _bring_up(self, harness: Harness) -> None:
         tries = self._retry.retries + 1
         for attempt in range(1, tries + 1):
             with self._changed:
@@ -360,7 +302,7 @@ class Manager:
                     harness.state = State.END
                     return
                 harness.state = State.LOADING
-            fingerprint = _fingerprint(harness.path)
+            before = fingerprint(harness.path)
             try:
                 loaded = self._load(harness.name, harness.version, harness.path)
             except ServingError as error:
@@ -383,10 +325,10 @@ class Manager:
                 if again:
                     self._changed.wait_for(lambda: self._stopping or not harness.aspired, self._retry.interval)
                 else:
-                    harness.state, harness.error, harness.fingerprint = State.END, problem, fingerprint
+                    harness.state, harness.error, harness.fingerprint = State.END, problem, before
                     self._changed.notify_all()
 
-    def _take_down(self, harness: _Harness) -> None:
+    def _take_down(self, harness: Harness) -> None:
         loaded = harness.loaded
         if loaded is not None:
             for batcher in loaded.batchers.values():
@@ -409,34 +351,8 @@ class Manager:
         self._routes = {name: _Routes(found, found[max(found)]) for name, found in versions.items()}
 
 
-def failure_error(failures: Sequence[Failure]) -> ServingError:
-    """The error for versions that could not be loaded, as the genuine server words it."""
-    reasons = "".join(
-        f"{{{{name: {failure.name} version: {failure.version}}} due to error: {failure.error}}}, "
-        for failure in failures
-    )
-    return ServingError(Code.UNKNOWN, f"{len(failures)} servable(s) did not become available: {{{reasons}}}")
-
-
-def _is_settled(harness: _Harness) -> bool:
-    """Whether a version is where it is wanted, or will not get there."""
-    if harness.aspired:
-        return harness.state is State.AVAILABLE or (harness.state is State.END and harness.error is not None)
-    return harness.state is State.END
-
-
 def _has_versions(model: ModelConfig) -> bool:
     try:
         return bool(aspired_versions(versions_on_disk(model.base_path), model.policy))
     except OSError:
         return False
-
-
-def _fingerprint(path: Path) -> object:
-    """Changes when anything in a version's folder does."""
-    try:
-        return sorted(
-            (str(file), stat.st_size, stat.st_mtime_ns) for file in path.rglob("*") if (stat := file.stat()) is not None
-        )
-    except OSError:
-        return time.monotonic()

@@ -18,11 +18,12 @@ from glyph_serving.cors import Cors, is_preflight
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.fleet import Fleet
 from glyph_serving.gate import Gate, Headers, Receive, Send, TooLargeError, request_id
+from glyph_serving.harness import Loaded
 from glyph_serving.health import Health
 from glyph_serving.json_examples import parse_examples
 from glyph_serving.json_predict import parse_predict
 from glyph_serving.log import LOGGER
-from glyph_serving.manager import Loaded, Manager
+from glyph_serving.manager import Manager
 from glyph_serving.metrics import Metrics
 from glyph_serving.request_log import RequestLogs
 from glyph_serving.servable import DEFAULT_SIGNATURE, Signature

@@ -19,10 +19,11 @@ from glyph_serving.errors import ServingError
 from glyph_serving.fleet import Fleet
 from glyph_serving.gate import Application, Gate, Receive, Send
 from glyph_serving.grpc_app import GrpcApp, StreamHandler
+from glyph_serving.harness import RetryPolicy, failure_error
 from glyph_serving.health import Health
 from glyph_serving.loader import Loader
 from glyph_serving.log import LOGGER
-from glyph_serving.manager import Manager, RetryPolicy, failure_error
+from glyph_serving.manager import Manager
 from glyph_serving.metrics import Gauge, Metrics
 from glyph_serving.reflection import MODEL_SERVICE, PREDICTION_SERVICE
 from glyph_serving.request_log import RequestLogs

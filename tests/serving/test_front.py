@@ -1,5 +1,6 @@
 """What surrounds the answers: TLS, CORS, gzip, limits, logs of requests."""
 
+import contextlib
 import gzip
 import http.client
 import json
@@ -47,6 +48,7 @@ def server(folder: Path, certificates: Certificates) -> Iterator[Server]:
         f"--rest_api_cors_origins=https://other.example,{PAGE}",
         "--rest_api_enable_gzip",
         f"--max_message_bytes={MAX_BYTES}",
+        "--max_concurrent_requests=2",
         f"--access_log_file={folder / 'access.log'}",
         "--request_log_file_bytes=2000",
         "--request_log_files=3",
@@ -160,6 +162,27 @@ def test_a_small_request_that_unzips_beyond_the_limit_is_refused(
     with pytest.raises(grpc.RpcError) as error:
         predict(channel, [1.0] * 10_000, compression=grpc.Compression.Gzip)
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_more_requests_at_once_than_are_allowed_are_refused(server: Server, trust: ssl.SSLContext) -> None:
+    body = instances(1)
+    with contextlib.ExitStack() as stack:
+        unfinished = []
+        for _ in range(2):
+            connection = http.client.HTTPSConnection(server.rest.removeprefix("http://"), timeout=30, context=trust)
+            stack.callback(connection.close)
+            connection.putrequest("POST", PREDICT)
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body[:5])
+            unfinished.append(connection)
+        for _ in range(300):
+            response, text = ask(server, trust, body)
+            if response.status == 429:  # both have been seen by now
+                break
+        assert "as many as --max_concurrent_requests allows" in json.loads(text)["error"]
+        for connection in unfinished:
+            connection.send(body[5:])
+            assert connection.getresponse().status == 200
 
 
 def test_json_that_is_nested_too_deep_is_refused(server: Server, trust: ssl.SSLContext) -> None:

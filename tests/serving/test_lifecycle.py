@@ -79,6 +79,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         "--load_retry_interval_micros=100000",
         "--grace_period_seconds=20",
         "--log_format=json",
+        "--enable_batching",
+        "--enable_per_model_batching_parameters",
+        "--enable_signature_method_name_check",
     ) as home.server:
         yield home
 
@@ -186,6 +189,25 @@ def test_readiness_names_a_model_that_is_not_available(home: Home) -> None:
     assert ask(home.server, "/healthz") == (200, "alive\n")
     home.configure(home.entry())
     wait_until(lambda: ask(home.server, "/readyz")[0] == 200)
+
+
+def test_a_version_may_bring_batching_parameters_of_its_own(home: Home) -> None:
+    five = {"instances": [[1.0]] * 5}
+    assert ask(home.server, "/v1/models/half_plus_two:predict", five)[0] == 200
+    staging = home.model / "tmp"
+    shutil.copytree(RECORDED_MODELS / "half_plus_two" / "1", staging)
+    (staging / "batching_params.pbtxt").write_text("max_batch_size { value: 4 }")
+    staging.rename(home.model / "7")
+    home.wait_for(7)
+    status, answer = ask(home.server, "/v1/models/half_plus_two:predict", five)
+    assert (status, answer["error"]) == (400, "Task size 5 is larger than maximum input batch size 4")
+
+
+def test_method_names_are_checked_where_that_is_asked_for(home: Home) -> None:
+    body = {"signature_name": "serving_default", "examples": [{"x": 1.0}]}
+    status, answer = ask(home.server, "/v1/models/half_plus_two:classify", body)
+    was = "Expected classification signature method_name to be tensorflow/serving/classify. Was: "
+    assert (status, answer["error"]) == (400, f"{was}tensorflow/serving/predict")
 
 
 def test_sigterm_answers_what_is_in_flight_refuses_what_is_new_and_leaves_nothing(home: Home) -> None:

@@ -1,0 +1,50 @@
+"""TLS: what an SSLConfig file says, checked before anything listens."""
+
+import ssl
+import tempfile
+from dataclasses import dataclass, field
+
+from glyph_serving.errors import invalid_argument
+from glyph_serving.text_proto import MESSAGES, read_message
+
+
+@dataclass(frozen=True)
+class TlsConfig:
+    """How a port is encrypted, all in PEM.
+
+    Attributes:
+        key: The server's private key.
+        certificate: The server's certificate, and those between it and its root.
+        client_authority: What callers' certificates have to be signed by; empty: callers need none.
+    """
+
+    key: str = field(repr=False)
+    certificate: str
+    client_authority: str
+
+
+def read_tls(path: str) -> TlsConfig:
+    """Reads an SSLConfig file, whose fields hold PEM texts, not the names of files.
+
+    Raises:
+        ServingError: The file is missing, is no SSLConfig, or its key and certificates do not fit.
+    """
+    message = read_message(path, MESSAGES["SSLConfig"]())
+    for name in ("server_key", "server_cert"):
+        if not getattr(message, name):
+            raise invalid_argument(f"{path} has no {name}: it must hold the PEM text itself")
+    if message.client_verify and not message.custom_ca:
+        raise invalid_argument(f"{path} asks for client_verify but has no custom_ca to verify callers with")
+    authority = message.custom_ca if message.client_verify else ""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile("w") as both:  # which the ssl module takes from a file only
+        both.write(f"{message.server_key}\n{message.server_cert}\n")
+        both.flush()
+        try:
+            context.load_cert_chain(both.name)
+            if authority:
+                context.load_verify_locations(cadata=authority)
+        except ssl.SSLError as error:
+            reason = error.reason or str(error)
+            raise invalid_argument(f"{path}: server_key, server_cert or custom_ca cannot be used: {reason}") from None
+    return TlsConfig(message.server_key, message.server_cert, authority)
