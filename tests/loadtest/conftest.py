@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.conftest import Certificates
+
 _HERE = Path(__file__).parent
-_CERTIFICATES = _HERE.parent / "client" / "certificates"
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,9 @@ def plain_server() -> Iterator[KnownServer]:
 
 
 @pytest.fixture(scope="session")
-def certificate() -> Path:
-    """The certificate of the server that speaks TLS; it has signed itself."""
-    return _CERTIFICATES / "certificate.pem"
-
-
-@pytest.fixture(scope="session")
-def tls_server(certificate: Path) -> Iterator[KnownServer]:
+def tls_server(certificates: Certificates) -> Iterator[KnownServer]:
     """A server that answers at once, and speaks TLS."""
-    with running_server(f"--certificate={certificate}", f"--key={_CERTIFICATES / 'key.pem'}") as server:
+    with running_server(f"--certificate={certificates.certificate}", f"--key={certificates.key}") as server:
         yield KnownServer(server.process, f"grpcs://{server.grpc}", server.rest.replace("http:", "https:"))
 
 

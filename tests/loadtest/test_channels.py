@@ -3,7 +3,6 @@
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import gevent
 import pytest
@@ -11,6 +10,7 @@ from glyph_loadtest.channel import Channel, Reply, call
 from glyph_loadtest.payload import AnswerError, answered_labels, open_channel, payloads
 from glyph_loadtest.target import PayloadKind, Target, parse_address
 
+from tests.conftest import Certificates
 from tests.loadtest.conftest import KnownServer, StartServer
 
 PROTOCOLS = ["grpc", "rest"]
@@ -110,10 +110,10 @@ def test_a_port_where_nobody_listens(open_to: OpenChannel, scheme: str) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_tls_is_spoken_with_whom_the_certificates_trust(
-    tls_server: KnownServer, certificate: Path, open_to: OpenChannel, protocol: str
+    tls_server: KnownServer, certificates: Certificates, open_to: OpenChannel, protocol: str
 ) -> None:
     stranger = _target(tls_server.target(protocol))
-    trusted = replace(stranger, address=replace(stranger.address, ca=str(certificate)))
+    trusted = replace(stranger, address=replace(stranger.address, ca=str(certificates.authority)))
     assert call(open_to(trusted), payloads(trusted)[0].request).error is None
     error = call(open_to(stranger), payloads(stranger)[0].request).error
     assert error is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Certificates
 from tests.loadtest.conftest import KnownServer, running_server
 
 _GLYPH_LOAD = [sys.executable, "-m", "glyph_loadtest.cli"]
@@ -45,7 +46,10 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(
-    plain_server: KnownServer, tls_server: KnownServer, certificate: Path, free_ports: Callable[[int], list[int]]
+    plain_server: KnownServer,
+    tls_server: KnownServer,
+    certificates: Certificates,
+    free_ports: Callable[[int], list[int]],
 ) -> Iterator[Runs]:
     with ExitStack() as stack:
 
@@ -69,7 +73,13 @@ def runs(
             master=start(*master, *load, "--host", plain_server.rest),
             search=glyph_load("slo", limited.grpc, *objective, "--searches=1", "--expect=500"),
             whole=glyph_load(
-                "run", tls_server.grpc, "--ca", str(certificate), "--rate=100", "--arrivals=constant", "--time=1s"
+                "run",
+                tls_server.grpc,
+                "--ca",
+                str(certificates.authority),
+                "--rate=100",
+                "--arrivals=constant",
+                "--time=1s",
             ),
         )
         workers = [start(*worker) for _ in range(2)]
