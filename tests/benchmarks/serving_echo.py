@@ -36,7 +36,7 @@ async def _serve(port: int, answer: bytes) -> None:
         return answer
 
     server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(predict)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(predict)
     service = grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", {"Predict": handler})
     server.add_generic_rpc_handlers((service,))
     server.add_insecure_port(f"127.0.0.1:{port}")

@@ -6,7 +6,7 @@ Usage: serving_litserve.py PORT MODEL   (in an environment that has litserve)
 import sys
 from typing import Any
 
-import litserve
+import litserve  # type: ignore[import-not-found]  # it is in an environment of its own
 import numpy as np
 import tensorflow as tf
 
