@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import made_once
+
 PROCESSES = multiprocessing.get_context("forkserver")
 """Processes that begin with TensorFlow imported."""
 PROCESSES.set_forkserver_preload(["glyph_trainer.publish"])
@@ -66,9 +68,10 @@ def small_folder(glyph_train: Run, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def trained_folder(glyph_train: Run, small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `glyph-train fit` saves after two epochs on the small folder."""
-    folder = tmp_path_factory.mktemp("trained") / "model"
-    done = glyph_train("fit", "--data-dir", small_folder, "--epochs", 2, "--seed", 7, "--output", folder)
-    assert done.returncode == 0, done.stderr
+    with made_once(tmp_path_factory, "trained") as (folder, missing):
+        if missing:
+            done = glyph_train("fit", "--data-dir", small_folder, "--epochs", 2, "--seed", 7, "--output", folder)
+            assert done.returncode == 0, done.stderr
     return folder
 
 

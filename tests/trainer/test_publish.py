@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -20,7 +19,7 @@ from glyph_trainer.trained import TrainedModel, load_trained
 from glyph_trainer.versions import check_writable, describe_version, published_versions, rename_to_next_version
 from tensorflow_serving.apis import prediction_log_pb2
 
-from tests.trainer.conftest import COMMAND, PROCESSES, Run, give_up_root, limit_files_to
+from tests.trainer.conftest import PROCESSES, Run, give_up_root, limit_files_to
 
 
 @pytest.fixture(scope="module")
@@ -172,14 +171,19 @@ def one_version(models: Path) -> Iterator[Path]:
     assert [path.name for path in base.iterdir()] == ["1"]
 
 
+def publish_saved(folder: Path, models: Path) -> None:
+    publish(load_trained(folder), models, "digits")
+
+
 def test_a_killed_publisher_leaves_at_most_a_staging_folder_and_the_next_run_clears_it(
     one_version: Path, trained_folder: Path
 ) -> None:
-    command = [str(COMMAND), "publish", f"--model={trained_folder}", f"--models-dir={one_version.parent}"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as publisher:
-        while not any((staging / "variables").exists() for staging in one_version.glob(".staging-*")):
-            assert publisher.poll() is None
-        publisher.kill()
+    publisher = PROCESSES.Process(target=publish_saved, args=(trained_folder, one_version.parent))
+    publisher.start()
+    while not any((staging / "variables").exists() for staging in one_version.glob(".staging-*")):
+        assert publisher.exitcode is None
+    publisher.kill()
+    publisher.join()
     assert list(published_versions(one_version)) == [1]
     assert len(list(one_version.iterdir())) == 2
     check_writable(one_version)
