@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -181,7 +182,7 @@ class Bench:
             start_new_session=True,
         )
         self._stack.callback(process.wait)
-        self._stack.callback(process.terminate)
+        self._stack.callback(os.killpg, process.pid, signal.SIGKILL)  # LitServe's own processes outlive it otherwise
 
     def _wait_for(self, port: int) -> None:
         for _ in range(600):
