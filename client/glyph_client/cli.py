@@ -25,13 +25,16 @@ from glyph_client._errors import (
     Unavailable,
 )
 from glyph_client._flows import Outcome
+from glyph_client._transports.base import TLS
 from glyph_client._types import Prediction
 
 USAGE, PICTURES, NO_ANSWER, REFUSED, INTERRUPTED = 2, 3, 4, 5, 130
 _BAR: Final = 20
 _WATCH_SECONDS: Final = 0.2
 _IMAGE_SUFFIXES: Final = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
-_EXITS: Final = f"""exit codes:
+_EXITS: Final = f"""An API key is taken from the environment, from GLYPH_API_KEY.
+
+exit codes:
   0  every question is answered
   {USAGE}  the command line, or an address, is wrong
   {PICTURES}  at least one picture cannot be read (the others are answered)
@@ -49,7 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Such a picture is refused with a message.
     try:
-        with Client(options.server, model=options.model, version=options.version, timeout=options.timeout) as client:
+        with Client(
+            options.server,
+            model=options.model,
+            version=options.version,
+            timeout=options.timeout,
+            api_key=os.environ.get("GLYPH_API_KEY"),
+            tls=TLS(ca=options.ca),
+        ) as client:
             code = int(options.run(client, options))
         sys.stdout.flush()
         return code
@@ -79,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
         default=server,
         metavar="URL",
         help="host:port, grpc://, grpcs://, http:// or https:// (from GLYPH_SERVER; now %(default)s)",
+    )
+    common.add_argument(
+        "--ca",
+        default=os.environ.get("GLYPH_CA"),
+        metavar="FILE",
+        help="PEM file of the authorities to trust over TLS (from GLYPH_CA, else the system's)",
     )
     common.add_argument("--model", default="digits", help="the model to ask (%(default)s)")
     common.add_argument("--version", type=int, help="its version (the newest)")
