@@ -20,7 +20,7 @@ BLOCKS: list[tuple[str, str]] = re.findall(
 )
 
 # What this file cannot run, and the file that does: this very run, and the containers in a real Docker Engine.
-RUN_BY = {"make test": ".ci/run", "docker compose up --build": "tests/stack/test_stack.py"}
+RUN_BY = {"make test": ".ci/run", "docker compose up --build": "tests/stack/conftest.py"}
 # What must stand in the output of a block that is run here; a line of the block tells which.
 PROOF = {
     "glyph predict": "7.0.png",
