@@ -83,9 +83,9 @@ class Gateway:
     client_key: str
     operator_key: str
 
-    def client(self, key: str | None, retry: Retry = Retry(), timeout: float = 10.0) -> Client:  # noqa: B008
+    def client(self, key: str | None, retry: Retry = Retry(), label: str | None = None) -> Client:  # noqa: B008
         """The SDK over gRPC and TLS."""
-        return Client(f"grpcs://{self.tls}", api_key=key, tls=TLS(ca=self.ca), retry=retry, timeout=timeout)
+        return Client(f"grpcs://{self.tls}", api_key=key, tls=TLS(ca=self.ca), retry=retry, label=label)
 
     def connect(self) -> ssl.SSLSocket:
         host, port = self.tls.split(":")
@@ -147,12 +147,6 @@ class Load:
         for caller in self._callers:
             caller.join()
         self.seconds = time.monotonic() - self._began
-
-    @property
-    def versions(self) -> list[int | None]:
-        """The versions that answered, in the order in which they took over from each other."""
-        known = [answer.version for answer in sorted(self.answers, key=lambda answer: answer.at)]
-        return [version for version, before in zip(known, [None, *known], strict=False) if version != before]
 
     @property
     def errors(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The load test in its containers: one measurement, Locust with workers, and a sweep over containers of the model server."""
+"""The load test in its containers: a measurement, Locust with workers, a sweep over containers of the model server."""
 
 from __future__ import annotations
 
