@@ -20,6 +20,7 @@ NAMES = ["up", "load", "access", "limits", "release", "replicas", "monitoring", 
 ORDER = [f"test_{name}" for name in NAMES]
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = [item for item in items if item.path.parent == Path(__file__).parent]
     here.sort(key=lambda item: ORDER.index(item.path.stem))
