@@ -16,14 +16,6 @@ def trainer(*arguments: str) -> str:
     return output("run", "--rm", "--no-TTY", "trainer", *arguments, *MODELS)
 
 
-def promote(client: Client, version: int) -> None:
-    """As docs/operations.md says: first beside the stable version, and in its place when it is loaded."""
-    trainer("promote", str(version), "--label", "canary")
-    answered_by(client, "canary", version)
-    trainer("promote", str(version))
-    answered_by(client, "stable", version)
-
-
 def answered_by(client: Client, label: str, version: int) -> None:
     def answers() -> bool:
         try:
@@ -44,8 +36,12 @@ def released(gateway: Gateway) -> Load:
             trainer("run", *TRAINING)
             assert sorted(execute("serving", "ls", "/models/digits").split()) == ["1", "2"]
             assert stable.predict(SAMPLES[0]).version == 1
-            promote(client, 2)
-            promote(client, 1)
+            trainer("promote", "2", "--label", "canary")
+            answered_by(client, "canary", 2)
+            trainer("promote", "2")
+            answered_by(client, "stable", 2)
+            trainer("rollback")
+            answered_by(client, "stable", 1)
     return running
 
 
