@@ -84,9 +84,9 @@ def in_flight() -> float:
 
 def test_down_answers_what_is_in_flight_and_takes_less_than_15_seconds(gateway: Gateway) -> None:
     finish = threading.Event()
-    with ThreadPoolExecutor() as pool:
+    asks = [over_rest, over_grpc] * 4
+    with ThreadPoolExecutor(len(asks)) as pool:
         try:
-            asks = [over_rest, over_grpc] * 4
             asked = [pool.submit(ask, gateway, gateway.client_key, finish) for ask in asks]
             wait_until("all requests are in flight", lambda: in_flight() >= len(asked))
             began = time.monotonic()
