@@ -45,13 +45,14 @@ stack: setup
 
 setup: $(VENV)/.installed
 
-# The stamp is written last: an interrupted installation is done again.
+# The stamp is written last: an interrupted installation is done again. Modules are compiled when they are imported first:
+# most of TensorFlow's never are.
 $(VENV)/.installed: requirements.lock $(ROOMS:%=%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit("Glyph needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is %d.%d. Name another one: make PYTHON=python3.11" % v)'
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) cannot make virtual environments: install its venv module (on Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
 	@echo "Setting up $(VENV) (once; TensorFlow is a large download)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar on --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --no-deps --progress-bar on --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-index --no-build-isolation $(ROOMS:%=-e ./%)
 	@touch $@
 
