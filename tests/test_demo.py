@@ -16,9 +16,13 @@ import pytest
 
 
 @pytest.fixture
-def build(clone: Path) -> Path:
+def build(clone: Path, dataset_dir: Path) -> Path:
     """The demo's output folder; the tests here run before anything has been published, or after: both must do."""
-    return clone / "build"
+    folder = clone / "build"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "dataset").exists():
+        (folder / "dataset").symlink_to(dataset_dir)
+    return folder
 
 
 def versions(build: Path) -> set[str]:
