@@ -478,24 +478,26 @@ def test_interceptors_surround_each_attempt_and_may_add_headers(grpc_stub: Any) 
     assert [headers["x-attempt"] for _, _, headers in stub.asked] == ["1", "2"]
 
 
-def test_opentelemetry_gets_a_span_for_each_attempt() -> None:
-    from opentelemetry import trace
+def test_opentelemetry_gets_a_span_for_each_attempt_and_the_server_is_told_of_it(grpc_stub: Any) -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    class Tracer(trace.NoOpTracer):
-        @contextmanager
-        def start_as_current_span(self, name: str, **options: Any) -> Any:  # type: ignore[override]
-            spans.append((name, options["kind"], options["attributes"]))
-            yield trace.INVALID_SPAN
+    def once(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
+        return refused(method, message, context) if len(stub.asked) == 1 else STATUS
 
-    class Provider(trace.NoOpTracerProvider):
-        def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
-            return Tracer()
-
-    spans: list[Any] = []
-    tracing = opentelemetry(Provider())
-    status_of(Failing(call_error("UNAVAILABLE", "")), interceptors=[tracing])
-    attributes = [{"server.address": "mock", "glyph.model": "digits", "glyph.attempt": number} for number in (1, 2)]
-    assert spans == [("glyph Status", trace.SpanKind.CLIENT, each) for each in attributes]
+    stub = grpc_stub(once)
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with Client(stub.target, interceptors=[opentelemetry(provider)], retry=FAST) as client:
+        client.status()
+    first, second = exporter.get_finished_spans()
+    for number, span in enumerate((first, second), 1):
+        assert (span.name, span.kind.name) == ("glyph Status", "CLIENT")
+        assert span.attributes == {"server.address": stub.target, "glyph.model": "digits", "glyph.attempt": number}
+    assert (first.status.status_code.name, second.status.status_code.name) == ("ERROR", "UNSET")
+    told = [headers["traceparent"].split("-")[1:3] for _, _, headers in stub.asked]
+    assert told == [[f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}"] for span in (first, second)]
 
 
 def signature(width: int) -> dict[str, Signature]:
