@@ -28,7 +28,7 @@ test: setup
 	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
 
 bench: setup
-	@for bench in tests/benchmarks/*_bench.py; do $(BIN)/python $$bench || exit; done
+	@status=0; for bench in tests/benchmarks/*_bench.py; do $(BIN)/python $$bench || status=1; done; exit $$status
 
 lint: setup
 	$(BIN)/ruff check .
