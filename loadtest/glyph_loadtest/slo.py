@@ -27,20 +27,20 @@ class Objective:
         limits = [f"p{percent:g} <= {limit:g} ms" for percent, limit in self.latency.items()]
         return ", ".join([*limits, f"errors <= {self.errors:.4g}"])
 
-    def misses(self, summary: Summary, rate: float) -> str | None:
-        """Why a run at a rate does not meet the objective, None when it does.
+    def misses(self, summary: Summary) -> str | None:
+        """Why a run does not meet the objective, None when it does.
 
         What the generator itself was late by only makes a server look worse, so an objective that is met is met all the
         same; one that is missed may be the generator's fault.
         """
         if summary.error_share > self.errors:
             return f"{summary.error_share:.2%} failed, most often with {summary.failures[0].kind}"
-        missed = self._misses_in_time(summary, rate)
+        missed = self._misses_in_time(summary)
         return summary.refused if missed is not None and summary.refused is not None else missed
 
-    def _misses_in_time(self, summary: Summary, rate: float) -> str | None:
-        due = rate * summary.seconds * (1 - summary.error_share)
-        if summary.rate * summary.seconds < min(_KEEPS_UP * due, due - _STILL_ON_THEIR_WAY):
+    def _misses_in_time(self, summary: Summary) -> str | None:
+        due = summary.requests  # and answered in the end; as many as random arrivals brought
+        if due == 0 or summary.rate * summary.seconds < min(_KEEPS_UP * due, due - _STILL_ON_THEIR_WAY):
             return f"only {summary.rate:,.0f} answers a second"
         for percent, limit in self.latency.items():
             if summary.percentiles[percent] > limit:
@@ -117,7 +117,7 @@ def search(
 
     def meets(rate: float) -> bool:
         run = hold(rate)
-        trials.append(Trial(rate, run, objective.misses(summarise(run), rate)))
+        trials.append(Trial(rate, run, objective.misses(summarise(run))))
         tell(trials[-1])
         return trials[-1].missed is None and run.cut_short is None
 

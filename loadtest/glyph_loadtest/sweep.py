@@ -31,7 +31,7 @@ class Candidate:
 
     def best(self, objective: Objective) -> tuple[float, float]:
         """The highest rate that met the objective (0 when none did), and minus its p99, in milliseconds."""
-        met = [rate for rate, summary in self.summaries.items() if objective.misses(summary, rate) is None]
+        met = [rate for rate, summary in self.summaries.items() if objective.misses(summary) is None]
         return (max(met), -self.summaries[max(met)].percentiles[99.0]) if met else (0.0, 0.0)
 
 
@@ -45,7 +45,7 @@ def frontier(candidates: Sequence[Candidate], objective: Objective) -> dict[floa
     best: dict[float, Candidate] = {}
     for candidate in candidates:
         for rate, summary in candidate.summaries.items():
-            if objective.misses(summary, rate) is not None:
+            if objective.misses(summary) is not None:
                 continue
             if rate not in best or summary.percentiles[99.0] < best[rate].summaries[rate].percentiles[99.0]:
                 best[rate] = candidate
@@ -78,7 +78,7 @@ def table(candidates: Sequence[Candidate], objective: Objective) -> str:
         cells = []
         for rate in rates:
             summary = candidate.summaries.get(rate)
-            met = summary is not None and objective.misses(summary, rate) is None
+            met = summary is not None and objective.misses(summary) is None
             mark = "*" if best.get(rate) is candidate else " "
             cells.append(f"{summary.percentiles[99.0]:>9.2f}{mark}" if met and summary is not None else f"{'-':>9} ")
         lines.append(f"{candidate!s:<{width}}" + "".join(cells))

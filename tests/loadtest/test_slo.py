@@ -21,10 +21,9 @@ def _hold(rate: float, milliseconds: float = 5, errors: float = 0.0, cpu: float 
     measurement = Measurement()
     second = measurement.at(1000)
     second.finished = round(rate * answered)
-    second.latency.counts = {}
-    for _ in range(100):
-        second.latency.record(round(milliseconds * 1000))
-    second.failures = {"UNAVAILABLE": round(100 * errors)} if errors else {}
+    second.latency.record(round(milliseconds * 1000))
+    second.latency.counts = dict.fromkeys(second.latency.counts, round(rate))
+    second.failures = {"UNAVAILABLE": round(rate * errors)} if errors else {}
     second.cpu["local"] = cpu
     plan = Plan(rate, seconds=1, arrivals=Arrivals.POISSON)
     return Run(Target(Address("localhost", 8500), rest=False), plan, 1000, 1001, measurement)

@@ -139,7 +139,7 @@ def _measure(
                     run = generator.run(target, plan, commands.show_nothing)
                     commands.check_interrupt(run)
                     summary = candidate.summaries[level] = summarise(run)
-                    missed = objective.misses(summary, level)
+                    missed = objective.misses(summary)
                     p99 = summary.percentiles[99.0]
                     commands.tell(f"{level:10,.0f}/s  p99 {p99:8.2f} ms  {f'missed: {missed}' if missed else 'met'}")
         except ServerError as error:
@@ -156,7 +156,7 @@ def _document(candidates: list[Candidate], chosen: Candidate | None, objective: 
                 "rates": [
                     {
                         "rate": level,
-                        "missed": objective.misses(summary, level),
+                        "missed": objective.misses(summary),
                         "requests_per_second": summary.rate,
                         "p50_ms": summary.percentiles[50.0],
                         "p99_ms": summary.percentiles[99.0],
