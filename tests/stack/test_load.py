@@ -46,7 +46,7 @@ def test_locusts_workers_send_and_its_master_misses_one_that_dies(locust: str) -
 def test_containers_of_the_image_are_swept(terminal: Any, tmp_path: Path) -> None:
     output("cp", "serving:/models", tmp_path)
     (serving,) = inspect("serving")
-    grid = ["--grid", "max_batch_size=64", "--rates", "5", "--time", "1s", "--p99", "5s"]
+    grid = ["--grid", "max_batch_size=64", "--rates", "20", "--time", "1s", "--p99", "5s"]
     written = tmp_path / "batching.config"
     image = ["--image", serving["Config"]["Image"], "--models", tmp_path / "models"]
     done = subprocess.run(
