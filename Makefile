@@ -25,7 +25,7 @@ serve: setup
 # Two processes, because much of a test is waiting; what measures time has the machine to itself afterwards.
 test: setup
 	$(BIN)/python -m pytest -m "not alone" --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS) $$(grep -rl mark.alone --include='test_*.py' tests)
 
 bench: setup
 	@status=0; for bench in tests/benchmarks/*_bench.py; do $(BIN)/python $$bench || status=1; done; exit $$status

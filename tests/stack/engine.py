@@ -150,6 +150,10 @@ class Load:
             caller.join()
         self.seconds = time.monotonic() - self._began
 
+    def count(self, version: int) -> int:
+        """How many answers a version has given so far."""
+        return sum(answer.version == version for answer in self.answers.copy())
+
     @property
     def errors(self) -> list[str]:
         return [answer.error for answer in self.answers if answer.error is not None]

@@ -10,6 +10,7 @@ from glyph_client import CallError, Client
 from tests.stack.engine import SAMPLES, Gateway, Load, execute, load, output, wait_until
 
 MODELS = ["--models-dir", "/models", "--config", "/models/models.config"]
+MANY = 500  # answers of a version that is to be seen for a while
 TRAINING = ["--recipe", "deck", "--fast", "--mnist-dir", "mnist", "--data-dir", "/data/digits"]
 
 
@@ -41,9 +42,11 @@ def released(gateway: Gateway) -> Load:
             trainer("promote", "2", "--label", "canary")
             answered_by(client, "canary", 2)
             trainer("promote", "2")
-            answered_by(client, "stable", 2)
+            wait_until("version 2 answers the load", lambda: running.count(2) >= MANY)
             trainer("rollback")
             answered_by(client, "stable", 1)
+            seen = running.count(1)
+            wait_until("version 1 answers the load again", lambda: running.count(1) >= seen + MANY)
     return running
 
 
