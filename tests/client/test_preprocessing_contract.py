@@ -141,6 +141,20 @@ def test_what_is_no_digit_is_an_error_in_both(graph: Graph, name: str) -> None:
         graph([encoded(seven()), data])
 
 
+def test_in_a_jpeg_that_ends_anywhere_it_is_the_decoder_that_complains(
+    graph: Graph, rotated: Callable[..., bytes]
+) -> None:
+    import tensorflow as tf
+    from glyph_trainer.preprocess import _orientation
+
+    whole = rotated(seven(), 6, format="JPEG")
+    for end in range(3, len(whole) - 64, 16):
+        # In the graph both run side by side, and the first error is the answer: looking for the EXIF data makes none.
+        assert int(_orientation(tf.constant(whole[:end]))) in (1, 6)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="JPEG"):
+            graph([whole[:end]])
+
+
 def test_a_file_that_claims_gigabytes_is_refused_by_the_graph_before_it_is_decoded(graph: Graph) -> None:
     import tensorflow as tf
 

@@ -172,7 +172,9 @@ def _jpeg_exif(raw: tf.Tensor) -> tf.Tensor:
             raw[position + 4 : position + 10] == tf.constant(list(b"Exif\0\0"))
         )
         length = _big_endian(raw[position + 2 : position + 4])
-        return position + tf.where(is_fill, 1, 2 + length), tf.where(is_exif & ~is_fill, position + 10, start)
+        # A segment may claim more than the file has; the file's end is as far as a look-up may go.
+        following = tf.minimum(position + tf.where(is_fill, 1, 2 + length), end)
+        return following, tf.where(is_exif & ~is_fill, position + 10, start)
 
     _, start = tf.while_loop(unfinished, step, (tf.constant(2), tf.constant(-1)))
     return start
