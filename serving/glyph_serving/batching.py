@@ -1,7 +1,8 @@
 """Batching without a timer: what waits while the model is busy runs together as soon as it is free.
 
-A request that finds everything idle runs at once. A model that takes no longer than a hop between threads costs runs on
-the event loop itself; a heavier one runs on an engine thread, so that the loop goes on gathering and answering.
+A request that finds everything idle runs at once. A run that takes little time for each of its requests stays on the
+event loop: another thread would cost more than it brings. Heavier ones go to engine threads, several at once, while the
+loop goes on gathering and answering.
 """
 
 import asyncio
@@ -20,7 +21,8 @@ from glyph_serving.durations import Durations
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.servable import Array, Arrays, Signature
 
-_INLINE_SECONDS = 0.010  # an expected run of up to this much stays on the event loop
+_INLINE_SECONDS = 0.010  # the longest expected run that may hold up the event loop
+_INLINE_SECONDS_A_REQUEST = 0.00025  # what handing a run to another thread costs, and its answers back
 
 
 class BatchObserver(Protocol):
@@ -185,9 +187,14 @@ class Batcher:
 
     def _run_slots(self) -> int:
         """How many runs may go on at once: one when they block the event loop anyway."""
-        if self._durations.expect(1) <= _INLINE_SECONDS:
+        if self._stays_here(len(self._waiting), self._waiting_examples):
             return 1
         return self._parameters.num_batch_threads or 2
+
+    def _stays_here(self, requests: int, examples: int) -> bool:
+        """Whether a run of so much belongs on the event loop."""
+        seconds = self._durations.expect(min(examples, self._run_limit))
+        return seconds <= min(_INLINE_SECONDS, _INLINE_SECONDS_A_REQUEST * requests)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begins a run, here on the event loop or on the engine."""
@@ -196,7 +203,7 @@ class Batcher:
             batch = self._take()
         if not batch:
             return
-        if self._durations.expect(sum([task.size for task in batch])) <= _INLINE_SECONDS:
+        if self._stays_here(len(batch), sum([task.size for task in batch])):
             self._run(batch)
             with self._lock:
                 self._finish(loop)
@@ -295,12 +302,13 @@ class Batcher:
 
 
 def _batch_size(arrays: Sequence[Array]) -> int:
-    if any(array.ndim == 0 for array in arrays):
+    shapes = [array.shape for array in arrays]
+    if () in shapes:
         raise invalid_argument("Batching Run() input tensors must have at least one dimension")
-    size = arrays[0].shape[0] if arrays else 0
-    if any(array.shape[0] != size for array in arrays):
+    sizes = {shape[0] for shape in shapes} or {0}
+    if len(sizes) > 1:
         raise invalid_argument("Batching Run() input tensors must have equal 0th-dimension size")
-    return int(size)
+    return int(sizes.pop())
 
 
 def _deliver(results: Sequence[tuple[_Task, Arrays | ServingError]]) -> None:

@@ -66,6 +66,7 @@ class Loader:
             key: Batcher(signature, batching, self._engine, observer, self._is_only)
             for key, signature in loaded.signatures.items()
         }
+        servable.spare_from_collection()
         return Loaded(loaded, batchers)
 
     def _load(self, name: str, version: int, path: Path) -> Servable:

@@ -47,6 +47,8 @@ _NUMPY = {number: np.dtype(dtypes.as_dtype(number).as_numpy_dtype) for number in
 _NUMBERS = {dtype: number for number, dtype in reversed(_NUMPY.items())}
 _PACKED_FLOATS = {types_pb2.DT_FLOAT: 5, types_pb2.DT_DOUBLE: 6}  # field numbers whose payload is the array's memory
 _TENSOR_CONTENT = 4
+_STRING_VALUE = 8
+_SHORT_STRING = 64  # bytes; longer ones are hardly labels
 _KEY, _VALUE = 1, 2  # field numbers of a map's entry
 _SHORT = [bytes((value,)) for value in range(0x80)]  # the numbers that take one byte
 
@@ -167,6 +169,10 @@ def encode_entry(map_field: int, alias: str, array: Array, as_content: bool) -> 
     prefix = _entry_prefix(map_field, alias, array.dtype, array.shape, as_content)
     if prefix is not None:
         return prefix + array.tobytes()
+    if array.size == 1 and array.dtype.hasobject:
+        value = _as_bytes(array.item())
+        if len(value) <= _SHORT_STRING:
+            return _string_entry(map_field, alias, array.shape, value)
     entry = delimited(_KEY, alias.encode()) + delimited(_VALUE, encode(array, as_content))
     return delimited(map_field, entry)
 
@@ -190,6 +196,13 @@ def _entry_prefix(
     return varint(map_field << 3 | 2) + varint(len(entry) + size) + entry
 
 
+@lru_cache(maxsize=1024)
+def _string_entry(map_field: int, alias: str, shape: tuple[int, ...], value: bytes) -> bytes:
+    """The entry of a tensor of one string: there are as many different ones as a model has labels."""
+    tensor = _header(types_pb2.DT_STRING, shape) + delimited(_STRING_VALUE, value)
+    return delimited(map_field, delimited(_KEY, alias.encode()) + delimited(_VALUE, tensor))
+
+
 def _memory_field(number: int, as_content: bool) -> int:
     """The field whose payload is the array's memory; 0 where values are encoded one by one."""
     if number == types_pb2.DT_STRING:
@@ -207,7 +220,7 @@ def _values(number: int, array: Array) -> bytes:
     """The typed field of a tensor whose values are encoded one by one."""
     values = array.ravel()
     if number == types_pb2.DT_STRING:
-        return b"".join([b"\x42" + varint(len(value)) + value for value in map(_as_bytes, values.tolist())])
+        return b"".join([delimited(_STRING_VALUE, _as_bytes(value)) for value in values.tolist()])
     field, held = _FIELDS[number]
     if number in (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128, types_pb2.DT_HALF, types_pb2.DT_BFLOAT16):
         values = values.view(held)
