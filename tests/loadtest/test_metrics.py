@@ -45,5 +45,6 @@ def test_what_the_server_counts_is_what_was_sent(
     else:
         assert seen["batch_size"] > images
         assert seen["queue_ms"] > 1
-    assert 0 <= seen["queue_ms"] < seen["request_ms"] < client["mean"]
+    # The server's counts take in those last requests that come too late for the client's.
+    assert 0 <= seen["queue_ms"] < seen["request_ms"] < 1.1 * client["mean"]
     assert 0 < seen["runtime_ms"] < seen["request_ms"]
