@@ -14,7 +14,7 @@ from glyph_client._types import ModelSpec
 DEFAULT_TARGET: Final = "localhost:8500"
 DEFAULT_TIMEOUT: Final = 10.0
 BATCH_SIZE: Final = 64
-CONCURRENCY: Final = 4
+CONCURRENCY: Final = 8
 
 
 class BaseClient(Generic[TransportT]):
