@@ -81,7 +81,7 @@ def test_an_option_that_makes_no_sense_is_refused(glyph_load: GlyphLoad, option:
 
 
 def test_figures_that_the_generator_limited_are_refused(start_server: StartServer, glyph_load: GlyphLoad) -> None:
-    load = ["--rate", "20k", "--time", "1s", "--warm-up", "0s", "--request-timeout", "0.5s"]
+    load = ["--rate", "100k", "--time", "1s", "--warm-up", "0s", "--request-timeout", "0.5s"]
     done = glyph_load("run", start_server().grpc, *load)
     assert (done.code, done.out) == (3, ""), done.err
     assert "the generator was the limit" in done.err
