@@ -13,6 +13,7 @@ from glyph_serving.servable import Array, TensorSpec
 
 _ONLY_NUMBERS = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"instances"[ \t\r\n]*:[ \t\r\n]*(\[[][0-9, ]*\])[ \t\r\n]*\}')
 _DIGITS = b"0123456789"
+_TO_ZEROS = bytes.maketrans(_DIGITS, b"0" * 10)
 
 
 def only_numbers(body: bytes) -> bytes | None:
@@ -42,6 +43,9 @@ def read_numbers(text: bytes, spec: TensorSpec) -> Array | None:
         return None
     if len(comma) > 1 and text.count(b" ") != text.count(comma):
         return None  # a blank elsewhere, perhaps within a number
+    zeros = text.translate(_TO_ZEROS)
+    if b"0[" in zeros or b"]0" in zeros:
+        return None  # a number outside of the innermost brackets
     listed = text.translate(None, b"[] ")
     if b",," in listed or not listed[:1].isdigit() or not listed[-1:].isdigit():
         return None  # a number is missing

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from glyph_serving.json_digits import only_numbers, read_numbers
 from glyph_serving.servable import Array, TensorSpec
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tensorflow.python.framework import dtypes
 
@@ -46,6 +46,8 @@ def test_numbers_of_the_signatures_shape_are_read(
         "[[[[1],[2],[3]],[[4],[5],[]]]]",
         "[[[[],[2],[3]],[[4],[5],[6]]]]",
         "[[[[1],[],[3]],[[4],[5],[6]]]]",
+        "[[[[1],[2],[3]],[[4],[5],6[7]]]]",
+        "[[[[1],[2],[3]],[[4],[5]6,[7]]]]",
         "[[[[1], [2], [3]], [[4], [5], [6 7]]]]",
         "[[[[1],[2],[3]],[[4],[5],[6 ]]]]",  # JSON, but blanks elsewhere than after commas
         "[[[[1],[2],[3]],[[4],[5],6]]]",  # another shape
@@ -84,6 +86,7 @@ def _almost_json(draw: st.DrawFn) -> bytes:
     return text.encode()
 
 
+@settings(max_examples=1000, deadline=None)
 @given(_almost_json())
 @example(b'{"instances": [[[[1],[2],[3]],[[4],[5],[6]]]]}')
 def test_what_is_read_is_what_a_json_parser_reads(body: bytes) -> None:
