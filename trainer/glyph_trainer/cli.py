@@ -27,7 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     _prepare_tensorflow()
-    signal.signal(signal.SIGTERM, _interrupt)
+    interruptions: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> NoReturn:
+        interruptions.append(number)
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         command(options)
@@ -37,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"glyph-train: error: {_explain(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as error:
+        # An interruption within TensorFlow's own code comes out of it as another error.
+        if not interruptions and not isinstance(error, KeyboardInterrupt):
+            raise
         print("glyph-train: interrupted; nothing is left half-written", file=sys.stderr)
         return _INTERRUPTED
     return 0
@@ -218,10 +228,6 @@ def _prepare_tensorflow() -> None:
     """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if Path("/proc/driver/nvidia").exists() else "3")
-
-
-def _interrupt(number: int, _: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _explain(error: OSError) -> str:
