@@ -51,7 +51,7 @@ def test_an_export_without_guards_is_found_out_before_it_can_take_a_server_down(
 ) -> None:
     trained = load_trained(trained_folder)
     monkeypatch.setattr(tf, "ensure_shape", lambda tensor, _: tensor)
-    export(trained.model, trained.record.labels, tmp_path)
+    export(trained.model, trained.model, trained.record.labels, tmp_path)
     monkeypatch.undo()
     images = trained.test.take(slice(4))
     survives, *_ = export_gates(tmp_path, images, np.asarray(trained.model(images.images)), Limits())

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from glyph_trainer.card import write_card, write_example_card
 from glyph_trainer.errors import PublishError
 from glyph_trainer.evaluate import evaluate, load_predictor
 from glyph_trainer.gates import Gate, Limits, accuracy_gate, comparison_gate, export_gates
-from glyph_trainer.recipes import Example, Fitted
+from glyph_trainer.recipes import Example, Fitted, Recipe, find_recipe
 from glyph_trainer.signatures import export
 from glyph_trainer.staging import flush_to_disk, staging_directory
 from glyph_trainer.trained import TrainedModel, TrainingRecord, software_versions
@@ -68,7 +68,7 @@ def publish(
     card = write_card(name, record, trained.model.count_params())
     with _staged_version(models_directory, name) as staged:
         with staged.writing():
-            export(trained.model, record.labels, staged.directory)
+            export(trained.model, _answers(trained), record.labels, staged.directory)
             write_warmup(staged.extra / FILE_NAME, name, trained.test.images[: max(BATCH_SIZES)], BATCH_SIZES)
         gates = _bless(trained, staged.directory, stable, limits)
         if not force and not all(gate.passed for gate in gates):
@@ -149,6 +149,11 @@ def _staged_version(models_directory: Path, name: str) -> Iterator[_StagedVersio
     base = models_directory.absolute() / name
     with staging_directory(base) as staging:
         yield _StagedVersion(staging, base)
+
+
+def _answers(trained: TrainedModel) -> Callable[[tf.Tensor], tf.Tensor]:
+    recipe = find_recipe(trained.record.recipe)
+    return recipe.answers(trained.model) if isinstance(recipe, Recipe) else trained.model
 
 
 def _bless(trained: TrainedModel, staging: Path, stable: Path | None, limits: Limits) -> tuple[Gate, ...]:

@@ -61,11 +61,12 @@ def optimizer(steps: int) -> keras.optimizers.Optimizer:
 
 
 def relaid_logits(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Lay the network out anew for training: the same function of the same weights, in a third less time.
+    """Lay the network out anew: the same function of the same weights, in two thirds of the time.
 
-    Neither the last rows nor the last columns of a picture reach the output: 26 x 26 pixels do. Every 2 x 2 pixels
-    become one of 13 x 13 places with four channels, and so on through the network; the kernels are spread over such
-    places, inside the graph. Then a max-pool is a maximum over channels, and since tanh is monotonous it can follow.
+    Neither the last rows nor the last columns of a picture reach the output: 26 x 26 pixels do. The first convolution
+    goes two pixels at a time and gives, as four times the channels, what it would give for the 2 x 2 pixels there;
+    the others go on with such places of 2 x 2 pixels, their kernels spread over places inside the graph. Then a
+    max-pool is a maximum over channels, and since tanh is monotonous it can follow.
 
     Args:
         model: as `build` builds it.
@@ -76,34 +77,49 @@ def relaid_logits(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     conv1, conv2, conv3, hidden, logits = (model.get_layer(n) for n in ("conv1", "conv2", "conv3", "hidden", "logits"))
 
     def forward(image: tf.Tensor) -> tf.Tensor:
-        x = tf.nn.space_to_depth(tf.cast(image[:, :26, :26], tf.float32) / 255, 2)
-        x = tf.tanh(_convolve(x, conv1, blocks=3))
-        x = tf.tanh(_pool(_convolve(x, conv2, blocks=2), conv2.filters))
+        x = tf.nn.conv2d(tf.cast(image[:, :26, :26], tf.float32) / 255, _spread(conv1, blocks=3), 2, "VALID")
+        x = tf.tanh(tf.nn.bias_add(x, tf.tile(conv1.bias, [4])))
+        x = _convolve_and_pool(x, conv2)
         x = tf.nn.space_to_depth(x, 2)
-        x = tf.tanh(_pool(_convolve(x, conv3, blocks=2), conv3.filters))
-        x = tf.tanh(tf.reshape(x, [-1, hidden.kernel.shape[0]]) @ hidden.kernel + hidden.bias)
-        return x @ logits.kernel + logits.bias
+        x = _convolve_and_pool(x, conv3)
+        # Taken away, not added: TensorFlow fuses a product with a sum, and is slower for it.
+        x = tf.tanh(tf.reshape(x, [-1, hidden.kernel.shape[0]]) @ hidden.kernel - -hidden.bias)
+        return x @ logits.kernel - -logits.bias
 
     return forward
 
 
-def _convolve(x: tf.Tensor, layer: keras.layers.Conv2D, blocks: int) -> tf.Tensor:
-    """Convolve places of 2 x 2 pixels with a kernel for pixels, spread over `blocks` x `blocks` places."""
+def relaid_answers(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Lay the network out anew, up to the probabilities.
+
+    Args:
+        model: as `build` builds it.
+
+    Returns:
+        from uint8 [N, 28, 28, 1] to probabilities float32 [N, classes].
+    """
+    logits = relaid_logits(model)
+    return lambda image: tf.nn.softmax(logits(image))
+
+
+def _spread(layer: keras.layers.Conv2D, blocks: int) -> tf.Tensor:
+    """Spread a kernel over `blocks` x `blocks` places: as many filters for each of a place's 2 x 2 pixels."""
     kernel = tf.convert_to_tensor(layer.kernel)
-    size, channels, filters = kernel.shape[0], kernel.shape[2], kernel.shape[3]
-    spread = []
-    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        room = [[row, 2 * blocks - size - row], [column, 2 * blocks - size - column], [0, 0], [0, 0]]
-        spread.append(tf.pad(kernel, room))
-    # [4, rows, 2, columns, 2, channels, filters] to [rows, columns, 2 x 2 x channels, 4 x filters]
-    stacked = tf.reshape(tf.stack(spread), [4, blocks, 2, blocks, 2, channels, filters])
-    placed = tf.reshape(tf.transpose(stacked, [1, 3, 2, 4, 5, 0, 6]), [blocks, blocks, 4 * channels, 4 * filters])
-    return tf.nn.conv2d(x, placed, 1, "VALID") + tf.tile(layer.bias, [4])
+    room = 2 * blocks - kernel.shape[0]
+    pixels = ((0, 0), (0, 1), (1, 0), (1, 1))
+    shifted = [tf.pad(kernel, [[row, room - row], [column, room - column], [0, 0], [0, 0]]) for row, column in pixels]
+    return tf.concat(shifted, axis=3)
 
 
-def _pool(x: tf.Tensor, filters: int) -> tf.Tensor:
-    """Take the maximum over the 2 x 2 pixels of each place."""
-    return tf.reduce_max(tf.reshape(x, [-1, x.shape[1], x.shape[2], 4, filters]), axis=3)
+def _convolve_and_pool(x: tf.Tensor, layer: keras.layers.Conv2D) -> tf.Tensor:
+    """Convolve places of 2 x 2 pixels with a 3 x 3 kernel for pixels, and take the maximum over each place."""
+    kernel = _spread(layer, blocks=2)
+    channels, filters = kernel.shape[2:]
+    # [2 rows, 2, 2 columns, 2, channels, filters] to [2 rows, 2 columns, 2 x 2 x channels, filters]
+    by_place = tf.transpose(tf.reshape(kernel, [2, 2, 2, 2, channels, filters]), [0, 2, 1, 3, 4, 5])
+    x = tf.nn.conv2d(x, tf.reshape(by_place, [2, 2, 4 * channels, filters]), 1, "VALID")
+    highest = tf.reduce_max(tf.reshape(x, [-1, x.shape[1], x.shape[2], 4, layer.filters]), axis=3)
+    return tf.tanh(tf.nn.bias_add(highest, layer.bias))
 
 
 RECIPE = Recipe(
@@ -111,6 +127,7 @@ RECIPE = Recipe(
     summary="the deck's CNN as drawn (35,754 parameters): batches of 100, 10 epochs, Adam with a falling rate",
     build=build,
     logits=relaid_logits,
+    answers=relaid_answers,
     optimizer=optimizer,
     settings=FitSettings(epochs=10, batch_size=100, label_smoothing=0.05),
 )
@@ -120,6 +137,7 @@ FAST = Recipe(
     summary="the same network in one epoch: Muon, a rate that rises and falls",
     build=build,
     logits=relaid_logits,
+    answers=relaid_answers,
     optimizer=lambda steps: Muon(RiseAndFall(0.03, steps), adam_ratio=1.6, momentum=0.85),
     settings=FitSettings(epochs=1, batch_size=100, label_smoothing=0.1),
 )
@@ -129,6 +147,7 @@ POLISH = Recipe(
     summary="the same network, as accurate as it gets: bent images, Muon, averaged weights, 90 epochs",
     build=build,
     logits=relaid_logits,
+    answers=relaid_answers,
     optimizer=lambda steps: Muon(RiseAndFall(0.006, steps), adam_ratio=0.5),
     settings=FitSettings(epochs=90, batch_size=100, label_smoothing=0.05, augmentation=(0.7, 0.28), averaging=0.992),
 )

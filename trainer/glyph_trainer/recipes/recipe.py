@@ -23,6 +23,8 @@ class Recipe:
             Its last layer is the softmax.
         logits: from the network to a function from uint8 [N, 28, 28, 1] to the logits float32 [N, classes], what goes
             into the softmax: the same function, laid out for training.
+        answers: from the network to a function from uint8 [N, 28, 28, 1] to probabilities float32 [N, classes]: the
+            same function, laid out for being served. The network as it was built, unless there is a faster one.
         optimizer: from the number of steps of the whole training to the optimiser.
         settings: how long and how to train, unless the command says otherwise.
     """
@@ -33,6 +35,7 @@ class Recipe:
     logits: Callable[[keras.Model], Callable[[tf.Tensor], tf.Tensor]]
     optimizer: Callable[[int], keras.optimizers.Optimizer]
     settings: FitSettings
+    answers: Callable[[keras.Model], Callable[[tf.Tensor], tf.Tensor]] = lambda model: model
 
 
 @dataclass(frozen=True, eq=False)
