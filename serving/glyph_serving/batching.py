@@ -170,7 +170,7 @@ class Batcher:
             self._waiting.append(task)
             self._waiting_examples += size
             self._waiting_alone += alone
-            if self._running < self._run_slots():
+            if not self._scheduled and self._running < self._run_slots():
                 self._schedule(loop)
         return task.future
 
@@ -192,9 +192,10 @@ class Batcher:
         return self._parameters.num_batch_threads or 2
 
     def _stays_here(self, requests: int, examples: int) -> bool:
-        """Whether a run of so much belongs on the event loop."""
-        seconds = self._durations.expect(min(examples, self._run_limit))
-        return seconds <= min(_INLINE_SECONDS, _INLINE_SECONDS_A_REQUEST * requests)
+        """Whether a run of so much, or of what fits into one run, belongs on the event loop."""
+        if examples > self._run_limit:
+            requests, examples = max(1, requests * self._run_limit // examples), self._run_limit
+        return self._durations.expect(examples) <= min(_INLINE_SECONDS, _INLINE_SECONDS_A_REQUEST * requests)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begins a run, here on the event loop or on the engine."""

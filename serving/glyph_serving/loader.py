@@ -165,27 +165,13 @@ class _BatchMetrics:
 
     def __init__(self, metrics: Metrics, batching: BatchingParameters | None, name: str, version: int) -> None:
         self._metrics = metrics
-        self._batching = batching
-        self._labels = (name, str(version))
-        self._name = name
+        self._key = (name, str(version), *([batching.thread_pool_name] if batching is not None else []))
 
     def queued(self, examples: Sequence[int], seconds: Sequence[float]) -> None:
-        micros = [one * 1e6 for one in seconds]
-        self._metrics.queue_time.observe_all(micros, *self._labels)
-        if self._batching is not None:
-            self._metrics.input_batch_size.observe_all(examples)
-            self._metrics.queuing_latency.observe_all(micros, self._batching.thread_pool_name)
+        self._metrics.waits.add(self._key, (examples, seconds))
 
     def ran(self, examples: int, padding: int, seconds: float) -> None:
-        self._metrics.run_time.observe(seconds * 1e6, *self._labels)
-        self._metrics.run_size.observe(examples, *self._labels)
-        self._metrics.runtime_latency.observe(seconds * 1e6, self._name, "Predict", "TF1")
-        self._metrics.graph_runs.add()
-        self._metrics.graph_run_time.add(amount=int(seconds * 1e6))
-        if self._batching is not None:
-            self._metrics.wrapped_runs.add()
-            self._metrics.processed_batch_size.observe(examples + padding)
-            self._metrics.padding_size.observe(padding, str(examples + padding))
+        self._metrics.runs.add(self._key, (examples, padding, seconds))
 
 
 def read_session_config(flags: Flags) -> config_pb2.ConfigProto:

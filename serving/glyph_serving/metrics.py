@@ -2,14 +2,18 @@
 
 import threading
 import time
-from bisect import bisect_left
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeVar
+from itertools import chain
+from typing import Generic, TypeVar
+
+import numpy as np
 
 from glyph_serving.errors import ServingError
 
 T = TypeVar("T")
 
+_MOST_ENTRIES = 250  # of a journal: counting more of them at a time would hold up requests
 _MOST_SERIES = 10_000  # label values of a counter: callers may make up names of models, and each is counted
 LATENCY_BUCKETS = tuple(10 * 1.8**k for k in range(33))
 QUEUING_BUCKETS = tuple(100 * 1.2**k for k in range(52))
@@ -52,7 +56,7 @@ class Histogram:
         self._buckets = buckets
         self._bounds = [*(_number(bound) for bound in buckets), "+Inf"]
         self._labels = labels
-        self._series: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
+        self._series: dict[tuple[str, ...], tuple[list[int], float]] = {}
         self._lock = threading.Lock()
 
     def observe(self, value: float, *values: str) -> None:
@@ -61,20 +65,16 @@ class Histogram:
 
     def observe_all(self, observed: Sequence[float], *values: str) -> None:
         """Counts several values for the same label values."""
+        found = np.bincount(np.searchsorted(self._buckets, observed), minlength=len(self._bounds)).tolist()
         with self._lock:
-            series = self._series.get(values)
-            if series is None:
-                series = self._series[values] = ([0] * (len(self._buckets) + 1), [0.0])
-            counts, total = series
-            for value in observed:
-                counts[bisect_left(self._buckets, value)] += 1
-                total[0] += value
+            counts, total = self._series.get(values, ([0] * len(self._bounds), 0.0))
+            self._series[values] = ([old + new for old, new in zip(counts, found, strict=True)], total + sum(observed))
 
     def lines(self) -> Iterable[str]:
         """The samples in Prometheus' text format."""
         with self._lock:
-            series = sorted((values, list(counts), total[0]) for values, (counts, total) in self._series.items())
-        for values, counts, total in series:
+            series = sorted(self._series.items())
+        for values, (counts, total) in series:
             running = 0
             for bound, count in zip(self._bounds, counts, strict=True):
                 running += count
@@ -101,8 +101,44 @@ class Gauge:
             yield f"{self.name}{_braces(self._labels, values)} {_number(value)}"
 
 
+class Journal(Generic[T]):
+    """What happens, written down at once and counted later: to count costs ten times as much, and nobody may look.
+
+    Args:
+        count: Takes all entries under one key.
+    """
+
+    def __init__(self, count: Callable[[tuple[str, ...], list[T]], None]) -> None:
+        self._count = count
+        self._entries: deque[tuple[tuple[str, ...], T]] = deque()
+        self._lock = threading.Lock()
+
+    def add(self, key: tuple[str, ...], entry: T) -> None:
+        """Writes an entry down."""
+        self._entries.append((key, entry))
+        if len(self._entries) >= _MOST_ENTRIES:
+            self.settle()
+
+    def settle(self) -> None:
+        """Counts what was written down so far."""
+        with self._lock:
+            entries: dict[tuple[str, ...], list[T]] = {}
+            for _ in range(len(self._entries)):
+                key, entry = self._entries.popleft()
+                entries.setdefault(key, []).append(entry)
+            for key, theirs in entries.items():
+                self._count(key, theirs)
+
+
 class Metrics:
-    """All metrics of a server."""
+    """All metrics of a server.
+
+    Attributes:
+        waits: For each run that begins, under its model, version and, if it is batched, thread pool: of how many
+            examples each of its requests is, and how many seconds it has waited.
+        runs: For each run that ends, under the same: of how many examples it was, padding not counted, how much padding
+            there was, and how many seconds it took.
+    """
 
     def __init__(self) -> None:
         serving = ":tensorflow:serving:"
@@ -133,6 +169,9 @@ class Metrics:
         self.run_time = Histogram(f"{glyph}run_time", LATENCY_BUCKETS, version)
         self.run_size = Histogram(f"{glyph}run_size", SIZE_BUCKETS, version)
         self._metrics: list[Counter | Histogram | Gauge] = list(vars(self).values())
+        self._answers = Journal(self._count_answers)
+        self.waits = Journal(self._count_waits)
+        self.runs = Journal(self._count_runs)
 
     def add(self, metric: Counter | Histogram | Gauge) -> None:
         """Exports one more metric."""
@@ -156,8 +195,7 @@ class Metrics:
         except ServingError as error:
             self.request_count.add(model, error.code.name)
             raise
-        self.request_count.add(model, "OK")
-        self.request_latency.observe((time.perf_counter() - began) * 1e6, model, api, entrypoint)
+        self._answers.add((model, api, entrypoint), time.perf_counter() - began)
         return result
 
     def count_examples(self, model: str, examples: int) -> None:
@@ -165,13 +203,49 @@ class Metrics:
         self.example_total.add(model, amount=examples)
         self.example_counts.observe(examples, model)
 
+    def _count_answers(self, key: tuple[str, ...], seconds: list[float]) -> None:
+        self.request_count.add(key[0], "OK", amount=len(seconds))
+        self.request_latency.observe_all(_micros(seconds), *key)
+
+    def _count_waits(self, key: tuple[str, ...], waits: list[tuple[Sequence[int], Sequence[float]]]) -> None:
+        name, version, *pool = key
+        examples, seconds = (list(chain.from_iterable(each)) for each in zip(*waits, strict=True))
+        self.queue_time.observe_all(_micros(seconds), name, version)
+        if pool:
+            self.input_batch_size.observe_all(examples)
+            self.queuing_latency.observe_all(_micros(seconds), *pool)
+
+    def _count_runs(self, key: tuple[str, ...], runs: list[tuple[int, int, float]]) -> None:
+        name, version, *pool = key
+        examples, padding, seconds = zip(*runs, strict=True)
+        micros = _micros(seconds)
+        self.run_time.observe_all(micros, name, version)
+        self.run_size.observe_all(examples, name, version)
+        self.runtime_latency.observe_all(micros, name, "Predict", "TF1")
+        self.graph_runs.add(amount=len(runs))
+        self.graph_run_time.add(amount=int(sum(micros)))
+        if pool:
+            self.wrapped_runs.add(amount=len(runs))
+            sizes = [size + more for size, more in zip(examples, padding, strict=True)]
+            self.processed_batch_size.observe_all(sizes)
+            for size in set(sizes):
+                self.padding_size.observe_all(
+                    [more for one, more in zip(sizes, padding, strict=True) if one == size], str(size)
+                )
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
+        for journal in (self._answers, self.waits, self.runs):
+            journal.settle()
         lines: list[str] = []
         for metric in self._metrics:
             lines.append(f"# TYPE {metric.name} {metric.kind}")
             lines.extend(metric.lines())
         return ("\n".join(lines) + "\n").encode()
+
+
+def _micros(seconds: Iterable[float]) -> list[float]:
+    return [one * 1e6 for one in seconds]
 
 
 def add_expositions(texts: Sequence[bytes]) -> bytes:

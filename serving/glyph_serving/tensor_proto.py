@@ -166,13 +166,12 @@ def encode_entry(map_field: int, alias: str, array: Array, as_content: bool) -> 
         array: The tensor.
         as_content: As for ``encode``.
     """
-    prefix = _entry_prefix(map_field, alias, array.dtype, array.shape, as_content)
-    if prefix is not None:
+    dtype, shape = array.dtype, array.shape
+    if dtype.hasobject:
+        if array.size == 1 and len(value := _as_bytes(array.item())) <= _SHORT_STRING:
+            return _string_entry(map_field, alias, shape, value)
+    elif (prefix := _entry_prefix(map_field, alias, dtype, shape, as_content)) is not None:
         return prefix + array.tobytes()
-    if array.size == 1 and array.dtype.hasobject:
-        value = _as_bytes(array.item())
-        if len(value) <= _SHORT_STRING:
-            return _string_entry(map_field, alias, array.shape, value)
     entry = delimited(_KEY, alias.encode()) + delimited(_VALUE, encode(array, as_content))
     return delimited(map_field, entry)
 
@@ -196,10 +195,19 @@ def _entry_prefix(
     return varint(map_field << 3 | 2) + varint(len(entry) + size) + entry
 
 
+def _string_value(value: bytes) -> bytes:
+    return _short_string_value(value) if len(value) <= _SHORT_STRING else delimited(_STRING_VALUE, value)
+
+
+@lru_cache(maxsize=1024)
+def _short_string_value(value: bytes) -> bytes:
+    return delimited(_STRING_VALUE, value)
+
+
 @lru_cache(maxsize=1024)
 def _string_entry(map_field: int, alias: str, shape: tuple[int, ...], value: bytes) -> bytes:
     """The entry of a tensor of one string: there are as many different ones as a model has labels."""
-    tensor = _header(types_pb2.DT_STRING, shape) + delimited(_STRING_VALUE, value)
+    tensor = _header(types_pb2.DT_STRING, shape) + _short_string_value(value)
     return delimited(map_field, delimited(_KEY, alias.encode()) + delimited(_VALUE, tensor))
 
 
@@ -220,7 +228,7 @@ def _values(number: int, array: Array) -> bytes:
     """The typed field of a tensor whose values are encoded one by one."""
     values = array.ravel()
     if number == types_pb2.DT_STRING:
-        return b"".join([delimited(_STRING_VALUE, _as_bytes(value)) for value in values.tolist()])
+        return b"".join([_string_value(_as_bytes(value)) for value in values.tolist()])
     field, held = _FIELDS[number]
     if number in (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128, types_pb2.DT_HALF, types_pb2.DT_BFLOAT16):
         values = values.view(held)
