@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from glyph_client import _codec
 from glyph_client._errors import CODES, InputError, call_error
+from glyph_client._lookalikes import Lookalikes
 from glyph_client._types import (
     Array,
     Class,
@@ -47,6 +48,7 @@ METHODS: Mapping[type[Request], str] = {
     StatusRequest: _MODEL + "GetModelStatus",
     ReloadRequest: _MODEL + "HandleReloadConfigRequest",
 }
+_LOOKALIKES = Lookalikes()
 
 
 def encode(request: Request) -> bytes:
@@ -89,9 +91,13 @@ def decode(request: Request, message: bytes) -> Response:
 def _decode(request: Request, message: bytes) -> Response:
     match request:
         case PredictRequest():
-            predict = pb.PredictResponse.FromString(message)
-            outputs = {name: _codec.decode(tensor) for name, tensor in predict.outputs.items()}
-            return PredictResponse(outputs, _spec_back(predict.model_spec.SerializeToString()))
+            response = _LOOKALIKES.read(request.spec, message)
+            if response is None:
+                predict = pb.PredictResponse.FromString(message)
+                outputs = {name: _codec.decode(tensor) for name, tensor in predict.outputs.items()}
+                response = PredictResponse(outputs, _spec_back(predict.model_spec.SerializeToString()))
+                _LOOKALIKES.learn(request.spec, message, response)
+            return response
         case ClassifyRequest():
             classify = pb.ClassificationResponse.FromString(message)
             results = [

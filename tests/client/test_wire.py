@@ -24,6 +24,7 @@ from glyph_client import (
     _codec,
     _wire,
 )
+from glyph_client._lookalikes import Lookalikes
 from glyph_client.protos import serving_pb2 as pb
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,6 +34,8 @@ from tensorflow_serving.apis import classification_pb2, get_model_status_pb2, mo
 CLIENT = Path(__file__).resolve().parents[2] / "client"
 NAMES = st.text("abcdefgh_", min_size=1, max_size=8)
 NUMBERS = [np.dtype(kind) for kind in "f2,f4,f8,i1,i2,i4,i8,u1,u2,u4,u8,c8,c16,?".split(",")]  # noqa: SIM905
+MEMORY = [np.dtype(kind) for kind in ("f4", "f8", "c8", "c16")]
+PREDICT = PredictRequest(ModelSpec("m"), {})
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
 STRINGS = st.builds(
     lambda items, rows: np.array(items * rows, object).reshape(rows, len(items)),
@@ -74,6 +77,110 @@ def test_what_a_server_with_stock_stubs_sends_the_client_reads(
     for key, array in outputs.items():
         np.testing.assert_array_equal(read.outputs[key], array)
         assert read.outputs[key].dtype == array.dtype
+
+
+@few
+@given(data=st.data(), packed=st.booleans())
+def test_answers_that_differ_in_their_values_alone_are_read_without_being_parsed(
+    data: st.DataObject, packed: bool
+) -> None:
+    shapes = data.draw(st.dictionaries(NAMES, st.tuples(st.sampled_from(MEMORY), SHAPES), max_size=3))
+
+    def answer() -> tuple[dict[str, Any], bytes]:
+        outputs = {name: data.draw(hnp.arrays(dtype, shape)) for name, (dtype, shape) in shapes.items()}
+        outputs["label"] = np.array([data.draw(st.binary(min_size=3, max_size=3)) for _ in range(2)], object)
+        return outputs, answer_message(outputs, packed=packed)
+
+    outputs, message = answer()
+    as_parsed = {name: _codec.decode(tensor) for name, tensor in pb.PredictResponse.FromString(message).outputs.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_wire, "_LOOKALIKES", Lookalikes())
+        _wire.decode(PREDICT, answer()[1])
+        if all(0 not in shape for _, shape in shapes.values()):
+            patch.setattr(pb, "PredictResponse", None)
+        read: Any = _wire.decode(PREDICT, message)
+    assert read.spec == ModelSpec("m", 7)
+    assert read.outputs.keys() == outputs.keys()
+    for name, array in outputs.items():
+        np.testing.assert_array_equal(read.outputs[name], array)
+        np.testing.assert_array_equal(read.outputs[name], as_parsed[name])
+        assert (read.outputs[name].dtype, read.outputs[name].flags.writeable) == (
+            as_parsed[name].dtype,
+            as_parsed[name].flags.writeable,
+        )
+
+
+def test_an_answer_that_differs_in_more_than_values_is_parsed() -> None:
+    def read(value: float, version: int, name: str) -> Any:
+        message = answer_message({name: np.array([value], np.float32)}, version=version)
+        response: Any = _wire.decode(PREDICT, message)
+        return response.outputs[name].tolist(), response.spec.version
+
+    answers = [(0.5, 7, "x"), (0.25, 7, "x"), (0.5, 8, "x"), (0.25, 8, "x"), (0.5, 8, "y"), (1.0, 8, "x")]
+    for value, version, name in answers:
+        assert read(value, version, name) == ([value], version)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        pytest.param(pb.PredictResponse(outputs={"x": pb.TensorProto(dtype=pb.DT_INT32, int_val=[5])}), id="varints"),
+        pytest.param(pb.PredictResponse(outputs={"": pb.TensorProto(dtype=pb.DT_INT32, int_val=[5])}), id="no name"),
+        pytest.param(b"\n\x0c\n\x01x\x12\x07\x08\x01\x2d\x00\x00\x80\x3f\x12\x00", id="not packed"),
+        pytest.param(
+            pb.PredictResponse(
+                outputs={"x": pb.TensorProto(dtype=pb.DT_INT8, tensor_content=b"\x05", float_val=[1.0])}
+            ),
+            id="two fields",
+        ),
+        pytest.param(
+            2
+            * pb.PredictResponse(
+                outputs={"x": pb.TensorProto(dtype=pb.DT_INT8, tensor_content=b"\x05")}
+            ).SerializeToString(),
+            id="twice",
+        ),
+        pytest.param(
+            pb.PredictResponse(
+                outputs={
+                    "x": pb.TensorProto(
+                        dtype=pb.DT_STRING,
+                        tensor_shape=pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=20)]),
+                        string_val=[b"a"] * 20,
+                    )
+                }
+            ),
+            id="many strings",
+        ),
+    ],
+)
+def test_an_unusual_answer_is_parsed_each_time(outputs: pb.PredictResponse | bytes) -> None:
+    message = outputs if isinstance(outputs, bytes) else outputs.SerializeToString()
+    first: Any = _wire.decode(PREDICT, message)
+    second: Any = _wire.decode(PREDICT, message)
+    assert first.outputs.keys() == second.outputs.keys() != set()
+    for name, array in first.outputs.items():
+        np.testing.assert_array_equal(second.outputs[name], array)
+
+
+def test_layouts_do_not_pile_up() -> None:
+    for length in range(300):
+        array = np.zeros(length + 1, np.float32)
+        for value in (1.0, 2.0):
+            array[:] = value
+            read: Any = _wire.decode(PREDICT, answer_message({"x": array}))
+            np.testing.assert_array_equal(read.outputs["x"], array)
+    assert len(_wire._LOOKALIKES._layouts) <= 256
+
+
+def answer_message(outputs: dict[str, Any], *, version: int = 7, packed: bool = False) -> bytes:
+    response = predict_pb2.PredictResponse()
+    response.model_spec.name = "m"
+    response.model_spec.version.value = version
+    for key, array in outputs.items():
+        response.outputs[key].CopyFrom(tf.make_tensor_proto(array) if packed else typed(array))
+    message: bytes = response.SerializeToString(deterministic=True)
+    return message
 
 
 def typed(array: Any) -> Any:
