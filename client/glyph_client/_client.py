@@ -1,6 +1,5 @@
 """The client for threads."""
 
-import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from glyph_client._base import (
 )
 from glyph_client._errors import GlyphError
 from glyph_client._flows import Attempt, Flow, Interceptor, Outcome, Pause, T, Work
-from glyph_client._pictures import Picture
+from glyph_client._pictures import Group, Picture, in_groups
 from glyph_client._retry import Deadline, Retry
 from glyph_client._transports import connect
 from glyph_client._transports.base import TLS, Transport
@@ -177,21 +176,16 @@ class Client(BaseClient[Transport]):
         spec = self._flows.choose(model, version, label)
         check_counts(batch_size=batch_size, concurrency=concurrency)
         seconds = self._timeout if timeout is None else timeout
-        return self._predict_many(iter(pictures), spec, seconds, server_side, batch_size, concurrency)
+        groups = in_groups(pictures, batch_size)
+        return self._predict_many(groups, spec, seconds, concurrency, server_side=server_side)
 
     def _predict_many(
-        self,
-        pictures: Iterator[Picture],
-        spec: ModelSpec,
-        timeout: float,
-        server_side: bool,
-        size: int,
-        concurrency: int,
+        self, groups: Iterator[Group], spec: ModelSpec, timeout: float, concurrency: int, *, server_side: bool
     ) -> Iterator[Outcome]:
         pending: deque[Future[list[Outcome]]] = deque()
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="glyph-batch")
         try:
-            while group := list(itertools.islice(pictures, size)):
+            for group in groups:
                 flow = self._flows.predict_group(group, spec, timeout, server_side=server_side)
                 pending.append(pool.submit(self._run, flow))
                 if len(pending) >= 2 * concurrency:

@@ -42,6 +42,12 @@ _BY_NAME: Final = {name: number for name, number, *_ in _TYPES}
 _PLAIN: Final = {np.dtype(dtype): (name, number) for name, number, dtype, _ in _TYPES if np.dtype(dtype).name == name}
 _OBJECT: Final = np.dtype(object)
 _RAW_BITS: Final = {pb.DT_HALF, pb.DT_BFLOAT16}
+_MEMORY: Final = {
+    pb.DT_FLOAT,
+    pb.DT_DOUBLE,
+    pb.DT_COMPLEX64,
+    pb.DT_COMPLEX128,
+}  # whose typed field is memory when packed
 
 
 def dtype_name(number: int) -> str:
@@ -154,8 +160,14 @@ def decode(tensor: pb.TensorProto) -> Array:
         raise ValueError(f"NumPy has no array for a tensor of {dtype_name(number)}")
     name, dtype, field = _BY_NUMBER[number]
     content = tensor.tensor_content
-    if not content:
-        content = _typed(getattr(tensor, field), dtype, count, raw_bits=number in _RAW_BITS).tobytes()
+    if not content and number in _MEMORY:
+        content = getattr(pb.PackedTensorProto.FromString(tensor.SerializeToString()), field)
+        if len(content) < count * dtype.itemsize:
+            content = _filled(np.frombuffer(content, dtype), count)
+    elif not content:
+        values = getattr(tensor, field)
+        flat = np.array(values, np.uint16).view(dtype) if number in _RAW_BITS else np.array(values, dtype)
+        content = _filled(flat, count)
     if len(content) != count * dtype.itemsize:
         raise ValueError(f"a tensor {name} {list(shape)} cannot hold {len(content) / dtype.itemsize:g} values")
     array: Array = np.ndarray(shape, dtype, content)
@@ -170,16 +182,11 @@ def _shape(message: bytes) -> tuple[int, ...]:
     return shape
 
 
-def _typed(values: Any, dtype: np.dtype[Any], count: int, *, raw_bits: bool) -> Array:
-    if raw_bits:
-        flat = np.array(values, np.uint16).view(dtype)
-    elif dtype.kind == "c":
-        flat = np.array(values, f"<f{dtype.itemsize // 2}").view(dtype)
-    else:
-        flat = np.array(values, dtype)
+def _filled(flat: Array, count: int) -> bytes:
+    """The memory of values of which the last is repeated; of zeros if there are none."""
     if 0 < flat.size < count:
-        return np.concatenate([flat, np.full(count - flat.size, flat[-1])])
-    return flat if flat.size else np.zeros(count, dtype)
+        flat = np.concatenate([flat, np.full(count - flat.size, flat[-1])])
+    return (flat if flat.size else np.zeros(count, flat.dtype)).tobytes()
 
 
 def _repeat_last(values: list[bytes], count: int) -> list[bytes]:

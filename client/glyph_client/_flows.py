@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from glyph_client import _contract
 from glyph_client._errors import CallError, DeadlineExceeded, GlyphError, InputError, InvalidRequest, PictureError
-from glyph_client._pictures import Picture, read_bytes
+from glyph_client._pictures import Group, Picture, read_bytes
 from glyph_client._preprocess import explain as explain_picture
 from glyph_client._preprocess import preprocess_many
 from glyph_client._retry import Budget, Deadline, Replicas, Retry, is_worth_retrying
@@ -174,7 +174,7 @@ class Flows(Generic[TransportT]):
         return replace(prediction, explanation=explanation)
 
     def predict_group(
-        self, pictures: Sequence[Picture], spec: ModelSpec, timeout: float, *, server_side: bool
+        self, pictures: Group, spec: ModelSpec, timeout: float, *, server_side: bool
     ) -> Flow[list[Outcome]]:
         """Several pictures in one request; what is wrong with one of them is its outcome."""
         if server_side:
@@ -185,10 +185,12 @@ class Flows(Generic[TransportT]):
             request = _contract.images_request(spec, images)
             response = cast("PredictResponse", (yield from self.exchange(request, Deadline(timeout))))
             answers = _contract.predictions(response, spec.name, len(images))
+        if not errors:
+            return list[Outcome](answers)
         good = iter(answers)
         return [errors[index] if index in errors else next(good) for index in range(len(pictures))]
 
-    def _predict_files(self, pictures: Sequence[Picture], spec: ModelSpec, timeout: float) -> Flow[list[Outcome]]:
+    def _predict_files(self, pictures: Group, spec: ModelSpec, timeout: float) -> Flow[list[Outcome]]:
         read: dict[int, bytes | PictureError] = yield Work(lambda: dict(enumerate(map(_try_read, pictures))))
         outcomes: dict[int, Outcome] = {i: each for i, each in read.items() if isinstance(each, PictureError)}
         files = {i: each for i, each in read.items() if isinstance(each, bytes)}

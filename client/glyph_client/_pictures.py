@@ -2,6 +2,8 @@
 
 import io
 import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,11 +14,21 @@ from PIL import Image, UnidentifiedImageError
 from glyph_client._errors import AmbiguousPicture, PictureError, PictureTooLarge
 
 Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | NDArray[Any]
+Group = Sequence[Picture] | NDArray[Any]
+"""Several pictures; an array [N, height, width] is N."""
 
 MAX_PIXELS = 89_478_485
 """Pictures with more pixels are refused before they are decoded: Pillow's own limit against decompression bombs."""
 
 _DARK = 24.0  # A picture whose brightest value is below this, of 255, cannot hold ink.
+
+
+def in_groups(pictures: Iterable[Picture], size: int) -> Iterator[Group]:
+    """So many pictures at a time; of an array, slices."""
+    if isinstance(pictures, np.ndarray):
+        return (pictures[start : start + size] for start in range(0, len(pictures), size))
+    remaining = iter(pictures)
+    return iter(lambda: list(islice(remaining, size)), [])
 
 
 def name_of(picture: Picture) -> str:

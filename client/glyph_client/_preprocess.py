@@ -4,7 +4,6 @@ The trainer carries the same specification as TensorFlow operations inside the s
 step is integer arithmetic: the two give the same pixels, not merely similar ones.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from glyph_client._errors import NoInk, PictureError
-from glyph_client._pictures import Picture, open_picture
+from glyph_client._pictures import Group, Picture, open_picture
 
 SIZE = 28
 BOX = 20
@@ -84,14 +83,15 @@ def explain(picture: Picture) -> Explanation:
     return Explanation(grey, _stretched(ink), _stretched(crop), resized, _centred(resized), untouched=False)
 
 
-def preprocess_many(pictures: Sequence[Picture]) -> tuple[_Grey, dict[int, PictureError]]:
+def preprocess_many(pictures: Group) -> tuple[_Grey, dict[int, PictureError]]:
     """Turns pictures into one batch.
 
     Returns:
         uint8 [n, 28, 28, 1] of those that can be read, in order, and the errors of the others by their index.
     """
-    if all(isinstance(each, np.ndarray) and each.dtype == np.uint8 and each.shape == (SIZE, SIZE) for each in pictures):
-        batch: _Grey = np.array(pictures)
+    one_array = isinstance(pictures, np.ndarray)
+    if all(_is_grey(each) for each in (pictures[:1] if one_array else pictures)):
+        batch: _Grey = np.asarray(pictures)
         if is_untouched(batch).all():
             return batch[..., np.newaxis], {}
     images, errors = [], {}
@@ -101,6 +101,10 @@ def preprocess_many(pictures: Sequence[Picture]) -> tuple[_Grey, dict[int, Pictu
         except PictureError as error:
             errors[index] = error
     return np.stack(images) if images else np.zeros((0, SIZE, SIZE, 1), np.uint8), errors
+
+
+def _is_grey(picture: Picture) -> bool:
+    return isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape == (SIZE, SIZE)
 
 
 def is_untouched(images: _Grey) -> NDArray[np.bool_]:
