@@ -3,13 +3,14 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -257,7 +258,16 @@ def _watch(client: Client, options: argparse.Namespace) -> int:
     table = _Table(["picture" * 4], top=1, truth=False, as_json=options.json)
     answered: set[Path] = set()
     sizes: dict[Path, int] = {}
-    while True:
+    interrupted = False
+
+    def interrupt(*_: object) -> NoReturn:
+        # Where Python happens to run a destructor, the exception is lost; then the next round finds this.
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    while not interrupted:
         for path in sorted(each for each in options.folder.iterdir() if each.suffix.lower() in _IMAGE_SUFFIXES):
             size = path.stat().st_size
             # A file is whole when it has not grown since the last look.
@@ -268,6 +278,7 @@ def _watch(client: Client, options: argparse.Namespace) -> int:
                 sys.stdout.flush()
             sizes[path] = size
         time.sleep(_WATCH_SECONDS)
+    raise KeyboardInterrupt
 
 
 def _bench(client: Client, options: argparse.Namespace) -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sysconfig
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from glyph_client import cli
 
 GLYPH = Path(sysconfig.get_path("scripts")) / "glyph"
 SAMPLES = sorted((Path(__file__).resolve().parents[2] / "client" / "samples").glob("*.png"))
@@ -125,6 +128,21 @@ def test_watch_answers_for_pictures_that_appear(server: Any, start: Any, tmp_pat
         (tmp_path / SAMPLES[1].name).write_bytes(SAMPLES[1].read_bytes())
         process.wait_for(SAMPLES[1].name)
         assert process.end(signal.SIGINT) == 130
+
+
+def test_watch_ends_though_the_exception_of_an_interruption_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted_in_a_destructor(_: float) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(time, "sleep", interrupted_in_a_destructor)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert cli.main(["watch", str(tmp_path)]) == cli.INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_server_may_come_from_the_environment(server: Any, clean_environment: dict[str, str]) -> None:
