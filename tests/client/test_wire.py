@@ -340,6 +340,13 @@ def test_a_typed_field_repeats_its_last_value_and_an_empty_one_is_zeros() -> Non
     read = _codec.decode(pb.TensorProto(dtype=pb.DT_INT32, tensor_shape=shape, int_val=[4, 5]))
     np.testing.assert_array_equal(read, [4, 5, 5])
     np.testing.assert_array_equal(_codec.decode(pb.TensorProto(dtype=pb.DT_INT32, tensor_shape=shape)), [0, 0, 0])
+    floats = pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape, float_val=[0.5, 1.5])
+    np.testing.assert_array_equal(_codec.decode(floats), np.array([0.5, 1.5, 1.5], np.float32))
+    np.testing.assert_array_equal(_codec.decode(pb.TensorProto(dtype=pb.DT_DOUBLE, tensor_shape=shape)), [0, 0, 0])
+    complex_ones = pb.TensorProto(dtype=pb.DT_COMPLEX64, tensor_shape=shape, scomplex_val=[1, 2])
+    np.testing.assert_array_equal(_codec.decode(complex_ones), np.array([1 + 2j] * 3, np.complex64))
+    one_by_one = pb.TensorProto.FromString(b"\x08\x01\x12\x04\x12\x02\x08\x02\x2d\x00\x00\x80\x3f\x2d\x00\x00\x00\x40")
+    np.testing.assert_array_equal(_codec.decode(one_by_one), np.array([1, 2], np.float32))
     strings = pb.TensorProto(dtype=pb.DT_STRING, tensor_shape=shape, string_val=[b"a", b"b"])
     assert _codec.decode(strings).tolist() == [b"a", b"b", b"b"]
 
