@@ -90,7 +90,7 @@ def test_too_little_disk_space_is_told_before_anything_is_built(clone: Path, cle
 
 @pytest.mark.parametrize(
     ("number", "moment"),
-    [(signal.SIGTERM, "[1/4]"), (signal.SIGINT, "Epoch   1/10")],
+    [(signal.SIGTERM, "[1/4]"), (signal.SIGINT, "Training deck")],
     ids=["SIGTERM while it begins", "Ctrl-C while it trains"],
 )
 def test_an_interruption_leaves_no_process_and_nothing_half_published(

@@ -42,12 +42,8 @@ _BY_NAME: Final = {name: number for name, number, *_ in _TYPES}
 _PLAIN: Final = {np.dtype(dtype): (name, number) for name, number, dtype, _ in _TYPES if np.dtype(dtype).name == name}
 _OBJECT: Final = np.dtype(object)
 _RAW_BITS: Final = {pb.DT_HALF, pb.DT_BFLOAT16}
-_MEMORY: Final = {
-    pb.DT_FLOAT,
-    pb.DT_DOUBLE,
-    pb.DT_COMPLEX64,
-    pb.DT_COMPLEX128,
-}  # whose typed field is memory when packed
+# Whose typed field, when packed, is the array's memory.
+_MEMORY: Final = {pb.DT_FLOAT, pb.DT_DOUBLE, pb.DT_COMPLEX64, pb.DT_COMPLEX128}
 
 
 def dtype_name(number: int) -> str:

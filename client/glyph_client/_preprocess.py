@@ -89,8 +89,8 @@ def preprocess_many(pictures: Group) -> tuple[_Grey, dict[int, PictureError]]:
     Returns:
         uint8 [n, 28, 28, 1] of those that can be read, in order, and the errors of the others by their index.
     """
-    one_array = isinstance(pictures, np.ndarray)
-    if all(_is_grey(each) for each in (pictures[:1] if one_array else pictures)):
+    different = pictures[:1] if isinstance(pictures, np.ndarray) else pictures  # an array's pictures are of one kind
+    if all(_is_grey(each) for each in different):
         batch: _Grey = np.asarray(pictures)
         if is_untouched(batch).all():
             return batch[..., np.newaxis], {}

@@ -6,6 +6,7 @@ loop goes on gathering and answering.
 """
 
 import asyncio
+import os
 import threading
 import time
 from collections import deque
@@ -189,7 +190,7 @@ class Batcher:
         """How many runs may go on at once: one when they block the event loop anyway."""
         if self._stays_here(len(self._waiting), self._waiting_examples):
             return 1
-        return self._parameters.num_batch_threads or 2
+        return self._parameters.num_batch_threads or os.cpu_count() or 1
 
     def _stays_here(self, requests: int, examples: int) -> bool:
         """Whether a run of so much, or of what fits into one run, belongs on the event loop."""
@@ -210,6 +211,9 @@ class Batcher:
                 self._finish(loop)
         else:
             self._engine.submit(self._run_on_engine, batch)
+            with self._lock:
+                if self._waiting and self._running < self._run_slots():
+                    self._schedule(loop)
 
     def _run_on_engine(self, batch: list[_Task]) -> None:
         """Runs batch after batch, until nothing waits any more."""
@@ -254,14 +258,14 @@ class Batcher:
         if batch:
             _deliver(self._results(batch))
 
-    def _results(self, batch: list[_Task]) -> list[tuple[_Task, Arrays | ServingError]]:
+    def _results(self, batch: list[_Task]) -> list[tuple[_Task, Arrays | Exception]]:
         """Runs a batch; where it fails, each of its requests by itself, so that only the culprit gets the error."""
         try:
             if len(batch) == 1 and (batch[0].alone or not self._parameters.allowed_batch_sizes):
                 return [(batch[0], self._call(batch[0].arrays, batch[0].size, 0))]
             outputs = self._run_together([task.arrays for task in batch], [task.size for task in batch])
             return list(zip(batch, outputs, strict=True))
-        except ServingError as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, its requests must end with it)
             if len(batch) == 1:
                 return [(batch[0], error)]
             return [result for task in batch for result in self._results([task])]
@@ -312,13 +316,13 @@ def _batch_size(arrays: Sequence[Array]) -> int:
     return int(sizes.pop())
 
 
-def _deliver(results: Sequence[tuple[_Task, Arrays | ServingError]]) -> None:
+def _deliver(results: Sequence[tuple[_Task, Arrays | Exception]]) -> None:
     """Hands every result to its request, on the request's own event loop."""
     try:
         here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
     except RuntimeError:
         here = None
-    elsewhere: dict[asyncio.AbstractEventLoop, list[tuple[_Task, Arrays | ServingError]]] = {}
+    elsewhere: dict[asyncio.AbstractEventLoop, list[tuple[_Task, Arrays | Exception]]] = {}
     for task, result in results:
         if task.loop is here:
             _resolve(task, result)
@@ -328,15 +332,15 @@ def _deliver(results: Sequence[tuple[_Task, Arrays | ServingError]]) -> None:
         loop.call_soon_threadsafe(_resolve_all, theirs)
 
 
-def _resolve_all(results: Sequence[tuple[_Task, Arrays | ServingError]]) -> None:
+def _resolve_all(results: Sequence[tuple[_Task, Arrays | Exception]]) -> None:
     for task, result in results:
         _resolve(task, result)
 
 
-def _resolve(task: _Task, result: Arrays | ServingError) -> None:
+def _resolve(task: _Task, result: Arrays | Exception) -> None:
     if task.future.done():
         return  # the caller has gone
-    if isinstance(result, ServingError):
+    if isinstance(result, Exception):
         task.future.set_exception(result)
     else:
         task.future.set_result(result)

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from glyph_trainer import commands
 from glyph_trainer.errors import TrainerError
+from glyph_trainer.interruptions import INTERRUPTIONS
 
 _INTERRUPTED = 130
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interruptions.append(number)
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in INTERRUPTIONS:
         signal.signal(number, interrupt)
     command: Callable[[argparse.Namespace], None] = options.command
     try:

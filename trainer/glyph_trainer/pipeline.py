@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from glyph_trainer import interruptions
 from glyph_trainer.checkpoint import Run
 from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.data.source import open_source
@@ -125,6 +126,8 @@ def train(
     optimizer = recipe.optimizer(settings.epochs * settings.steps_per_epoch(len(part)))
     print(f"Training {recipe.name}: {model.count_params():,} parameters, {len(part):,} images", flush=True)
     loop = Loop(model, recipe.logits(model), optimizer, part, settings, seed)
+    with interruptions.held_back():
+        loop.prepare()
     state = run.restore(loop.variables) if run else State()
     history = fit(loop, settings, state, lambda now: run.save(now, loop.variables) if run else None)
     record = TrainingRecord(

@@ -15,7 +15,7 @@ from glyph_trainer.card import write_card, write_example_card
 from glyph_trainer.errors import PublishError
 from glyph_trainer.evaluate import evaluate, load_predictor
 from glyph_trainer.gates import Gate, Limits, accuracy_gate, comparison_gate, export_gates
-from glyph_trainer.recipes import Example, Fitted, Recipe, find_recipe
+from glyph_trainer.recipes import RECIPES, Example, Fitted, Recipe, as_built
 from glyph_trainer.signatures import export
 from glyph_trainer.staging import flush_to_disk, staging_directory
 from glyph_trainer.trained import TrainedModel, TrainingRecord, software_versions
@@ -152,8 +152,9 @@ def _staged_version(models_directory: Path, name: str) -> Iterator[_StagedVersio
 
 
 def _answers(trained: TrainedModel) -> Callable[[tf.Tensor], tf.Tensor]:
-    recipe = find_recipe(trained.record.recipe)
-    return recipe.answers(trained.model) if isinstance(recipe, Recipe) else trained.model
+    """The network as it is served; as it was built, if its recipe is no longer there."""
+    recipe = RECIPES.get(trained.record.recipe)
+    return recipe.answers(trained.model) if isinstance(recipe, Recipe) else as_built(trained.model)
 
 
 def _bless(trained: TrainedModel, staging: Path, stable: Path | None, limits: Limits) -> tuple[Gate, ...]:

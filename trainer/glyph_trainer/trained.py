@@ -53,7 +53,7 @@ class TrainingRecord:
 
     @property
     def seconds(self) -> float:
-        """How long the training took, without reading and evaluation."""
+        """How long the training took, without reading, building the graph and evaluation."""
         return sum(epoch["seconds"] for epoch in self.history)
 
 

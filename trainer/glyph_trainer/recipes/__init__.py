@@ -5,14 +5,14 @@ A recipe is a network and the way to train it. Each has a module of its own; the
 
 from glyph_trainer.errors import TrainerError
 from glyph_trainer.recipes import backprop, deck, flagship, logistic
-from glyph_trainer.recipes.recipe import Example, Fitted, Recipe
+from glyph_trainer.recipes.recipe import Example, Fitted, Recipe, as_built
 
 RECIPES: dict[str, Recipe | Example] = {
     recipe.name: recipe
     for recipe in (backprop.RECIPE, logistic.RECIPE, deck.RECIPE, deck.FAST, deck.POLISH, flagship.RECIPE)
 }
 
-__all__ = ["RECIPES", "Example", "Fitted", "Recipe", "find_recipe"]
+__all__ = ["RECIPES", "Example", "Fitted", "Recipe", "as_built", "find_recipe"]
 
 
 def find_recipe(name: str) -> Recipe | Example:

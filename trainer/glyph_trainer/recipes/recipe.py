@@ -1,5 +1,6 @@
 """What a recipe is."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,18 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from glyph_trainer.fit import FitSettings
+
+
+def as_built(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Answer with the network itself.
+
+    Args:
+        model: the network.
+
+    Returns:
+        from its input to its output.
+    """
+    return functools.partial(model, training=False)
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,7 @@ class Recipe:
     logits: Callable[[keras.Model], Callable[[tf.Tensor], tf.Tensor]]
     optimizer: Callable[[int], keras.optimizers.Optimizer]
     settings: FitSettings
-    answers: Callable[[keras.Model], Callable[[tf.Tensor], tf.Tensor]] = lambda model: model
+    answers: Callable[[keras.Model], Callable[[tf.Tensor], tf.Tensor]] = as_built
 
 
 @dataclass(frozen=True, eq=False)

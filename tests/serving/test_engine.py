@@ -1,0 +1,78 @@
+"""Runs that are too long for the event loop: they go on side by side, and a failing one harms no other."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import numpy as np
+from glyph_serving.batching import Batcher
+from glyph_serving.config import BatchingParameters
+from glyph_serving.servable import Array, Arrays, Signature, TensorSpec
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.python.framework import dtypes
+
+LIMIT = 64
+FULL = [np.arange(LIMIT, dtype=np.float32)]
+
+
+class Observer:
+    """Looks away."""
+
+    def queued(self, examples: Sequence[int], seconds: Sequence[float]) -> None:
+        pass
+
+    def ran(self, examples: int, padding: int, seconds: float) -> None:
+        pass
+
+
+def batcher(run: Callable[[Sequence[Array]], Arrays], engine: ThreadPoolExecutor) -> Batcher:
+    spec = {"x": TensorSpec("x", "x:0", dtypes.float32, (-1,))}
+    signature = Signature("serving_default", meta_graph_pb2.SignatureDef(), spec, spec, run, True, False, False)
+    return Batcher(signature, BatchingParameters(max_batch_size=LIMIT), engine, Observer(), lambda: False)
+
+
+def test_requests_that_fill_a_run_each_do_not_wait_for_one_another() -> None:
+    two_at_once = threading.Barrier(2)
+    runs: list[int] = []
+
+    def run(arrays: Sequence[Array]) -> Arrays:
+        runs.append(len(arrays[0]))
+        if len(runs) in (2, 3):
+            two_at_once.wait(timeout=20)  # BrokenBarrierError where one is not begun before the other has ended
+        else:
+            time.sleep(0.001)  # what one run is expected to take
+        return [arrays[0]]
+
+    async def ask(engine: ThreadPoolExecutor) -> list[Arrays]:
+        batches = batcher(run, engine)
+        await batches.run(FULL)  # from which it learns how long a run takes
+        return await asyncio.gather(*(batches.run(FULL) for _ in range(9)))
+
+    with ThreadPoolExecutor(2) as engine:
+        answers = asyncio.run(ask(engine))
+    assert runs == [LIMIT] * 10
+    for answer in answers:
+        np.testing.assert_array_equal(answer[0], FULL[0])
+
+
+def test_a_run_that_ends_with_an_unforeseen_error_ends_its_requests_and_no_others() -> None:
+    def run(arrays: Sequence[Array]) -> Arrays:
+        time.sleep(0.001)
+        if arrays[0][0] < 0:
+            raise MemoryError("no room")
+        return [arrays[0]]
+
+    async def ask(engine: ThreadPoolExecutor) -> list[Arrays | BaseException]:
+        batches = batcher(run, engine)
+        await batches.run(FULL)
+        requests = [FULL, [FULL[0] - LIMIT], FULL]
+        return await asyncio.gather(*(batches.run(request) for request in requests), return_exceptions=True)
+
+    with ThreadPoolExecutor(2) as engine:
+        first, failed, last = asyncio.run(ask(engine))
+    assert isinstance(failed, MemoryError)
+    for answer in (first, last):
+        np.testing.assert_array_equal(cast("Arrays", answer)[0], FULL[0])
