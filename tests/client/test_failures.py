@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import ssl
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from glyph_client import (
-    TLS,
     AccessDenied,
     AsyncClient,
     AsyncMockTransport,
@@ -36,37 +32,14 @@ from glyph_client import (
     Retry,
     ServerFault,
     Signature,
-    StatusRequest,
     StatusResponse,
-    TargetError,
     TensorSpec,
     Unavailable,
     VersionStatus,
     call_error,
-    opentelemetry,
 )
-from glyph_client._transports import split_targets
-from glyph_client.protos import serving_pb2 as pb
 
-FAST = Retry(initial=0.001, longest=0.002)
-AVAILABLE = [VersionStatus(3, "AVAILABLE")]
-STATUS = pb.GetModelStatusResponse(
-    model_version_status=[pb.ModelVersionStatus(version=3, state=pb.ModelVersionStatus.AVAILABLE)]
-).SerializeToString()
-REST_STATUS = b'{"model_version_status": [{"version": "3", "state": "AVAILABLE", "status": {"error_code": "OK"}}]}'
-
-
-class Failing:
-    """Fails as often as told, then answers."""
-
-    def __init__(self, *errors: CallError) -> None:
-        self.errors = list(errors)
-
-    def __call__(self, request: Request) -> Response:
-        if self.errors:
-            raise self.errors.pop(0)
-        assert isinstance(request, StatusRequest)
-        return StatusResponse(AVAILABLE)
+from tests.client.stand_ins import AVAILABLE, FAST, REST_STATUS, STATUS, Failing, answered, refused, status_at
 
 
 def status_of(handler: Callable[[Request], Response], *, asynchronous: bool = False, **options: Any) -> Any:
@@ -79,21 +52,6 @@ def status_of(handler: Callable[[Request], Response], *, asynchronous: bool = Fa
             return await client.status()
 
     return asyncio.run(ask())
-
-
-def status_at(target: str, *, asynchronous: bool, closed: bool = False, **options: Any) -> Any:
-    async def ask() -> Any:
-        async with AsyncClient(target, **options) as client:
-            if closed:
-                await client.close()
-            return await client.status()
-
-    if asynchronous:
-        return asyncio.run(ask())
-    with Client(target, **options) as client:
-        if closed:
-            client.close()
-        return client.status()
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -170,14 +128,6 @@ def test_the_servers_wish_to_wait_is_granted(grpc_stub: Any, rest_stub: Any) -> 
         with Client(stub.target, retry=FAST) as client:
             assert client.status() == AVAILABLE
         assert len(stub.asked) == asked
-
-
-def refused(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
-    context.abort(grpc.StatusCode.UNAVAILABLE, "shutting down")
-
-
-def answered(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
-    return STATUS
 
 
 def test_another_target_takes_over_at_once_and_keeps_the_work(grpc_stub: Any) -> None:
@@ -326,178 +276,6 @@ def test_states_and_codes_that_rest_does_not_know_yet_are_unknown(rest_stub: Any
     body = b'{"model_version_status": [{"version": "1", "state": "NEW", "status": {"error_code": "ODD"}}]}'
     with Client(rest_stub(lambda *_: (200, body, {})).target) as client:
         assert client.status() == [VersionStatus(1, "UNKNOWN", "UNKNOWN")]
-
-
-@pytest.mark.parametrize(
-    "target", ["", "nohost", "ftp://a:1", "grpc://a", ":8500", "a:b", "dns:///name", "http://", "a:8500,,b:1", []]
-)
-def test_an_address_that_cannot_be_used_is_told_what_they_look_like(target: Any) -> None:
-    with pytest.raises(TargetError, match=r"no address of a server.*Received: .*Give host:port"):
-        Client(target)
-
-
-def test_addresses_of_every_kind_are_taken() -> None:
-    targets = "a:1,grpc://a:1,grpcs://a:1,http://a,https://a:2,dns:///a:1,[::1]:8500"
-    assert split_targets(targets) == targets.split(",")
-
-
-def test_secrets_and_headers_travel_with_every_request(grpc_stub: Any, rest_stub: Any) -> None:
-    for stub in (grpc_stub(answered), rest_stub(lambda *_: (200, REST_STATUS, {}))):
-        with Client(stub.target, api_key="k", token="t", headers={"X-Team": "a"}) as client:
-            client.status()
-        headers = stub.asked[0][2]
-        assert (headers["x-api-key"], headers["authorization"], headers["x-team"]) == ("k", "Bearer t", "a")
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_tls_is_checked_both_ways(grpc_stub: Any, certificates: Any, asynchronous: bool) -> None:
-    pair = (certificates.key.read_bytes(), certificates.certificate.read_bytes())
-    credentials = grpc.ssl_server_credentials([pair], certificates.authority.read_bytes(), require_client_auth=True)
-    stub = grpc_stub(answered, credentials)
-    mutual = TLS(certificates.authority, certificates.certificate, certificates.key)
-
-    def run(tls: TLS | None) -> Any:
-        return status_at(stub.target, asynchronous=asynchronous, tls=tls, retry=Retry(1))
-
-    assert run(mutual) == AVAILABLE
-    for tls in (None, TLS(certificates.authority)):
-        with pytest.raises(Unavailable):
-            run(tls)
-
-
-def test_https_is_checked_both_ways(certificates: Any) -> None:
-    import http.server
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(REST_STATUS)))
-            self.end_headers()
-            self.wfile.write(REST_STATUS)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificates.certificate, certificates.key)
-    context.load_verify_locations(certificates.authority)
-    context.verify_mode = ssl.CERT_REQUIRED
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    target = f"https://localhost:{server.server_port}"
-    mutual = TLS(certificates.authority, certificates.certificate, certificates.key)
-    try:
-        with Client(target, tls=mutual) as client:
-            assert client.status() == AVAILABLE
-        with Client(target, retry=Retry(1)) as client, pytest.raises(Unavailable, match="certificate"):
-            client.status()
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.mark.parametrize("scheme", ["grpcs", "https"])
-def test_a_certificate_that_is_not_there_is_named(scheme: str) -> None:
-    with pytest.raises(TargetError, match=r"missing\.pem|cannot be read"):
-        Client(f"{scheme}://localhost:1", tls=TLS("missing.pem"))
-
-
-@pytest.mark.parametrize("kind", [Client, AsyncClient])
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"timeout": 0}, r"^timeout is seconds above 0. Received: 0\.$"),
-        ({"timeout": float("nan")}, "timeout is seconds above 0. Received: nan"),
-        ({"hedge_after": -1.0}, "hedge_after is seconds above 0. Received: -1"),
-        ({"version": 1, "label": "stable"}, "by version or by label, not by both. Received: 1 and 'stable'"),
-        ({"headers": {"x team": "a"}}, "a header's name is letters, digits, - and _. Received: 'x team'"),
-        ({"headers": {"x-team": "é"}}, "a header's value is printable ASCII. Received: something else for 'x-team'"),
-        (
-            {"token": "secret\n"},
-            "a header's value is printable ASCII. Received: something else for 'authorization'",
-        ),
-    ],
-)
-def test_a_parameter_that_cannot_be_is_refused(kind: Any, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message) as error:
-        kind(**options)
-    assert "secret" not in str(error.value)
-
-
-@pytest.mark.parametrize("kind", [Client, AsyncClient])
-@pytest.mark.parametrize("name", ["batch_size", "concurrency"])
-def test_a_number_of_pictures_is_from_one(kind: Any, name: str) -> None:
-    mock: Any = MockTransport(Failing())
-    with pytest.raises(InputError, match=f"^{name} is a number from 1. Received: 0"):
-        kind(transport=mock).predict_many([], **{name: 0})
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_an_answer_may_be_larger_than_four_megabytes(grpc_stub: Any, asynchronous: bool) -> None:
-    status = pb.StatusProto(error_message="m" * 5_000_000)
-    answer = pb.GetModelStatusResponse(model_version_status=[pb.ModelVersionStatus(version=3, status=status)])
-    stub = grpc_stub(lambda *_: answer.SerializeToString())
-    (version,) = status_at(stub.target, asynchronous=asynchronous, timeout=60)
-    assert len(version.error_message) == 5_000_000
-
-
-def test_what_is_compressed_is_sent_smaller(rest_stub: Any) -> None:
-    stub = rest_stub(lambda *_: (200, b'{"results": [1.5]}', {}))
-    with Client(stub.target, compression=True) as client:
-        assert client.regress([{"x": "a" * 10_000}]).tolist() == [1.5]
-    ((_, body, headers),) = stub.asked
-    assert headers["content-encoding"] == "gzip"
-    assert len(body) < 200
-    assert len(gzip.decompress(body)) > 10_000
-
-
-def test_interceptors_surround_each_attempt_and_may_add_headers(grpc_stub: Any) -> None:
-    seen: list[Any] = []
-
-    @contextmanager
-    def interceptor(attempt: Any) -> Any:
-        attempt.headers["x-attempt"] = str(attempt.number)
-        try:
-            yield
-        except CallError as error:
-            seen.append(error.code)
-            raise
-        seen.append(attempt.response)
-
-    def once(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
-        return refused(method, message, context) if len(stub.asked) == 1 else STATUS
-
-    stub = grpc_stub(once)
-    with Client(stub.target, interceptors=[interceptor], retry=FAST) as client:
-        client.status()
-    assert seen == ["UNAVAILABLE", StatusResponse(AVAILABLE)]
-    assert [headers["x-attempt"] for _, _, headers in stub.asked] == ["1", "2"]
-
-
-def test_opentelemetry_gets_a_span_for_each_attempt_and_the_server_is_told_of_it(grpc_stub: Any) -> None:
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
-    def once(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
-        return refused(method, message, context) if len(stub.asked) == 1 else STATUS
-
-    stub = grpc_stub(once)
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    with Client(stub.target, interceptors=[opentelemetry(provider)], retry=FAST) as client:
-        client.status()
-    first, second = exporter.get_finished_spans()
-    for number, span in enumerate((first, second), 1):
-        assert (span.name, span.kind.name) == ("glyph Status", "CLIENT")
-        assert span.attributes == {"server.address": stub.target, "glyph.model": "digits", "glyph.attempt": number}
-    assert (first.status.status_code.name, second.status.status_code.name) == ("ERROR", "UNSET")
-    told = [headers["traceparent"].split("-")[1:3] for _, _, headers in stub.asked]
-    assert told == [[f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}"] for span in (first, second)]
 
 
 def signature(width: int) -> dict[str, Signature]:
