@@ -233,10 +233,11 @@ class Batcher:
             self._idle.notify_all()
 
     def _take(self) -> list[_Task]:
-        """The next batch, counted as running. The lock is held."""
+        """The next batch, counted as running: this run's share where others could begin too. The lock is held."""
         batch: list[_Task] = []
         examples = 0
-        while self._waiting:
+        share = -(-len(self._waiting) // max(1, self._run_slots() - self._running))
+        while self._waiting and len(batch) < share:
             task = self._waiting[0]
             if batch and (task.alone or batch[0].alone or examples + task.size > self._run_limit):
                 break

@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.framework import dtypes
 
 LIMIT = 64
+ONE = [np.zeros(1, np.float32)]
 FULL = [np.arange(LIMIT, dtype=np.float32)]
 
 
@@ -31,7 +32,13 @@ class Observer:
 def batcher(run: Callable[[Sequence[Array]], Arrays], engine: ThreadPoolExecutor) -> Batcher:
     spec = {"x": TensorSpec("x", "x:0", dtypes.float32, (-1,))}
     signature = Signature("serving_default", meta_graph_pb2.SignatureDef(), spec, spec, run, True, False, False)
-    return Batcher(signature, BatchingParameters(max_batch_size=LIMIT), engine, Observer(), lambda: False)
+    return Batcher(
+        signature,
+        BatchingParameters(max_batch_size=LIMIT, batch_timeout_micros=0, num_batch_threads=2),
+        engine,
+        Observer(),
+        lambda: False,
+    )
 
 
 def test_requests_that_fill_a_run_each_do_not_wait_for_one_another() -> None:
@@ -56,6 +63,28 @@ def test_requests_that_fill_a_run_each_do_not_wait_for_one_another() -> None:
     assert runs == [LIMIT] * 10
     for answer in answers:
         np.testing.assert_array_equal(answer[0], FULL[0])
+
+
+def test_requests_that_come_at_once_are_shared_among_the_threads() -> None:
+    two_at_once = threading.Barrier(2)
+    runs: list[int] = []
+
+    def run(arrays: Sequence[Array]) -> Arrays:
+        runs.append(len(arrays[0]))
+        if len(runs) > 1:
+            two_at_once.wait(timeout=20)
+        else:
+            time.sleep(0.02)
+        return [arrays[0]]
+
+    async def ask(engine: ThreadPoolExecutor) -> None:
+        batches = batcher(run, engine)
+        await batches.run(ONE)
+        await asyncio.gather(*(batches.run(ONE) for _ in range(4)))
+
+    with ThreadPoolExecutor(2) as engine:
+        asyncio.run(ask(engine))
+    assert runs == [1, 2, 2]
 
 
 def test_a_run_that_ends_with_an_unforeseen_error_ends_its_requests_and_no_others() -> None:

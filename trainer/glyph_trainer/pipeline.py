@@ -121,12 +121,12 @@ def train(
     part = images.train
     identity = {"recipe": recipe.name, "seed": seed, "data": images.fingerprint, **dataclasses.asdict(settings)}
     run = Run(run_directory, identity, resume) if run_directory else None
-    keras.utils.set_random_seed(seed)
-    model = recipe.build(len(part.names))
-    optimizer = recipe.optimizer(settings.epochs * settings.steps_per_epoch(len(part)))
-    print(f"Training {recipe.name}: {model.count_params():,} parameters, {len(part):,} images", flush=True)
-    loop = Loop(model, recipe.logits(model), optimizer, part, settings, seed)
     with interruptions.held_back():
+        keras.utils.set_random_seed(seed)
+        model = recipe.build(len(part.names))
+        optimizer = recipe.optimizer(settings.epochs * settings.steps_per_epoch(len(part)))
+        print(f"Training {recipe.name}: {model.count_params():,} parameters, {len(part):,} images", flush=True)
+        loop = Loop(model, recipe.logits(model), optimizer, part, settings, seed)
         loop.prepare()
     state = run.restore(loop.variables) if run else State()
     history = fit(loop, settings, state, lambda now: run.save(now, loop.variables) if run else None)
