@@ -1,6 +1,7 @@
 """Runs that are too long for the event loop: they go on side by side, and a failing one harms no other."""
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import numpy as np
+import pytest
 from glyph_serving.batching import Batcher
 from glyph_serving.config import BatchingParameters
 from glyph_serving.servable import Array, Arrays, Signature, TensorSpec
@@ -34,7 +36,7 @@ def batcher(run: Callable[[Sequence[Array]], Arrays], engine: ThreadPoolExecutor
     signature = Signature("serving_default", meta_graph_pb2.SignatureDef(), spec, spec, run, True, False, False)
     return Batcher(
         signature,
-        BatchingParameters(max_batch_size=LIMIT, batch_timeout_micros=0, num_batch_threads=2),
+        BatchingParameters(max_batch_size=LIMIT, batch_timeout_micros=0),
         engine,
         Observer(),
         lambda: False,
@@ -63,6 +65,12 @@ def test_requests_that_fill_a_run_each_do_not_wait_for_one_another() -> None:
     assert runs == [LIMIT] * 10
     for answer in answers:
         np.testing.assert_array_equal(answer[0], FULL[0])
+
+
+@pytest.fixture(autouse=True)
+def _two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many runs go on at once where nothing is said of it."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
 
 
 def test_requests_that_come_at_once_are_shared_among_the_threads() -> None:

@@ -1,5 +1,6 @@
 """Publishing: whole versions, whatever happens meanwhile."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -34,6 +35,13 @@ def models(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> P
     publication = publish(trained, folder, "digits")
     assert publication.version == folder / "digits" / "1", publication.gates
     return folder
+
+
+def test_a_model_whose_recipe_is_gone_is_published_as_it_was_built(trained: TrainedModel, tmp_path: Path) -> None:
+    record = dataclasses.replace(trained.record, recipe="gone")
+    publication = publish(dataclasses.replace(trained, record=record), tmp_path, "digits")
+    assert publication.version == tmp_path / "digits" / "1", publication.gates
+    check_whole(publication.version)
 
 
 class Doubling(tf.Module):  # type: ignore[misc]
