@@ -8,7 +8,7 @@ from glyph_client._errors import InputError
 from glyph_client._flows import Attempt, Flows, Interceptor, TransportT
 from glyph_client._retry import Deadline, Retry
 from glyph_client._transports import split_targets
-from glyph_client._transports.base import TLS, Options
+from glyph_client._transports.base import TLS, Options, Target
 from glyph_client._types import ModelSpec
 
 DEFAULT_TARGET: Final = "localhost:8500"
@@ -22,7 +22,7 @@ class BaseClient(Generic[TransportT]):
 
     def __init__(
         self,
-        connect: Callable[[str, Options], TransportT],
+        connect: Callable[[Target, Options], TransportT],
         target: str | Sequence[str],
         transport: TransportT | None,
         options: Options,

@@ -20,6 +20,8 @@ from glyph_client import Client, ModelConfig
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.client.peers import Conversation, Peer
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 MNIST = REPOSITORY / "trainer" / "data" / "mnist"
 GREY = NDArray[np.uint8]
@@ -269,3 +271,17 @@ def rest_stub() -> Iterator[Callable[..., Stub]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def peer() -> Iterator[Callable[..., Peer]]:
+    """`peer(script)`: a server that does to each connection what the script says; see Peer."""
+    peers: list[Peer] = []
+
+    def start(script: Callable[[Conversation], object], settings: dict[Any, int] | None = None) -> Peer:
+        peers.append(Peer(script, settings or {}))
+        return peers[-1]
+
+    yield start
+    for each in peers:
+        each.close()

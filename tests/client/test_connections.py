@@ -30,7 +30,21 @@ from tests.client.stand_ins import AVAILABLE, FAST, REST_STATUS, STATUS, Failing
 
 
 @pytest.mark.parametrize(
-    "target", ["", "nohost", "ftp://a:1", "grpc://a", ":8500", "a:b", "dns:///name", "http://", "a:8500,,b:1", []]
+    "target",
+    [
+        "",
+        "nohost",
+        "ftp://a:1",
+        "grpc://a",
+        ":8500",
+        "a:b",
+        "dns:///name",
+        "dns://1.1.1.1/a:1",
+        "a:1/b",
+        "http://",
+        "a:8500,,b:1",
+        [],
+    ],
 )
 def test_an_address_that_cannot_be_used_is_told_what_they_look_like(target: Any) -> None:
     with pytest.raises(TargetError, match=r"no address of a server.*Received: .*Give host:port"):
@@ -39,7 +53,10 @@ def test_an_address_that_cannot_be_used_is_told_what_they_look_like(target: Any)
 
 def test_addresses_of_every_kind_are_taken() -> None:
     targets = "a:1,grpc://a:1,grpcs://a:1,http://a,https://a:2,dns:///a:1,[::1]:8500"
-    assert split_targets(targets) == targets.split(",")
+    taken = split_targets(targets)
+    assert [each.text for each in taken] == targets.split(",")
+    assert [each.scheme for each in taken] == ["grpc", "grpc", "grpcs", "http", "https", "dns", "grpc"]
+    assert [(each.host, each.port) for each in taken] == [("a", 1)] * 3 + [("a", 0), ("a", 2), ("a", 1), ("::1", 8500)]
 
 
 def test_secrets_and_headers_travel_with_every_request(grpc_stub: Any, rest_stub: Any) -> None:

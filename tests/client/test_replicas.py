@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import socket
-import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from glyph_client import Client, VersionStatus
-from glyph_client.protos import serving_pb2 as pb
+from glyph_client import AsyncClient, Client
+
+from tests.client.peers import Conversation, Peer, framed
+from tests.client.stand_ins import AVAILABLE, FAST, STATUS, answered
 
 MODELS = Path(__file__).resolve().parents[1] / "conformance" / "models"
 THREADS, CALLS = 32, 20
-STATUS = pb.GetModelStatusResponse(
-    model_version_status=[pb.ModelVersionStatus(version=3, state=pb.ModelVersionStatus.AVAILABLE)]
-).SerializeToString()
 
 
 def test_a_replica_that_is_killed_under_load_costs_no_call(serve: Any, server: Any) -> None:
@@ -48,65 +47,76 @@ def test_a_replica_that_is_killed_under_load_costs_no_call(serve: Any, server: A
             assert sum(each.result() for each in right) == THREADS * CALLS
 
 
-class Names:
-    """A name server that gives every name the addresses it is told."""
-
-    def __init__(self, *addresses: str) -> None:
-        self._addresses = [socket.inet_aton(address) for address in addresses]
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.address = "{}:{}".format(*self._socket.getsockname())
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while True:
-            query, asker = self._socket.recvfrom(512)
-            if not query:
-                return
-            end = query.index(b"\0", 12) + 5  # The name, then its type and class.
-            (kind,) = struct.unpack("!H", query[end - 4 : end - 2])
-            found = self._addresses if kind == 1 else []
-            head = query[:2] + struct.pack("!HHHHH", 0x8580, 1, len(found), 0, 0)
-            answers = [b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 0, 4) + address for address in found]
-            self._socket.sendto(head + query[12:end] + b"".join(answers), asker)
-
-    def close(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
-            last.sendto(b"", self._socket.getsockname())
-        self._thread.join()
-        self._socket.close()
-
-
 @pytest.fixture
-def names() -> Iterator[Callable[..., Names]]:
-    """`names("127.0.0.1", "127.0.0.2")`: a name server."""
-    with ExitStack() as stack:
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """The addresses of names that the system does not know; what is put there can be looked up."""
+    known: dict[str, list[str]] = {}
+    look_up = socket.getaddrinfo
 
-        def start(*addresses: str) -> Names:
-            server = Names(*addresses)
-            stack.callback(server.close)
-            return server
+    def getaddrinfo(host: str, port: int, *args: Any, **options: Any) -> Any:
+        if host in known and not known[host]:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [found for each in known.get(host, [host]) for found in look_up(each, port, *args, **options)]
 
-        yield start
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return known
 
 
-def test_a_name_is_balanced_over_all_its_addresses(grpc_stub: Any, names: Callable[..., Names]) -> None:
-    first = grpc_stub(lambda *_: STATUS)
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_name_is_balanced_over_all_its_addresses(
+    grpc_stub: Any, names: dict[str, list[str]], asynchronous: bool
+) -> None:
+    first = grpc_stub(answered)
     port = first.target.rpartition(":")[2]
-    stubs = [first, *(grpc_stub(lambda *_: STATUS, address=f"127.0.0.{end}:{port}") for end in (2, 3))]
-    server = names("127.0.0.1", "127.0.0.2", "127.0.0.3")
-    with Client(f"dns://{server.address}/replicas.test:{port}") as client:
-        while not all(stub.asked for stub in stubs):  # Connections come up one after the other.
-            client.status()
-        before = [len(stub.asked) for stub in stubs]
-        for _ in range(30):
-            assert client.status() == [VersionStatus(3, "AVAILABLE")]
-    assert [len(stub.asked) - count for stub, count in zip(stubs, before, strict=True)] == [10, 10, 10]
+    stubs = [first, *(grpc_stub(answered, address=f"127.0.0.{end}:{port}") for end in (2, 3))]
+    names["replicas.test"] = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    target = f"dns:///replicas.test:{port}"
+
+    async def ask() -> None:
+        async with AsyncClient(target) as client:
+            for _ in range(30):
+                assert await client.status() == AVAILABLE
+
+    if asynchronous:
+        asyncio.run(ask())
+    else:
+        with Client(target) as client:
+            for _ in range(30):
+                assert client.status() == AVAILABLE
+    assert [len(stub.asked) for stub in stubs] == [10, 10, 10]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_server_that_has_moved_is_looked_up_again(
+    grpc_stub: Any, peer: Callable[..., Peer], names: dict[str, list[str]], asynchronous: bool
+) -> None:
+    def leave(conversation: Conversation) -> None:
+        conversation.answer(conversation.request(), framed(STATUS))
+        there.stop_listening()
+        names["moving.test"] = ["127.0.0.3", "127.0.0.2"]  # Nobody listens at the former.
+
+    there = peer(leave)
+    port = there.target.rpartition(":")[2]
+    here = grpc_stub(answered, address=f"127.0.0.2:{port}")
+    names["moving.test"] = ["127.0.0.1"]
+    target = f"moving.test:{port}"
+
+    async def ask() -> None:
+        async with AsyncClient(target, retry=FAST, timeout=60) as client:
+            for _ in range(4):
+                assert await client.status() == AVAILABLE
+
+    if asynchronous:
+        asyncio.run(ask())
+    else:
+        with Client(target, retry=FAST, timeout=60) as client:
+            for _ in range(4):
+                assert client.status() == AVAILABLE
+    assert len(here.asked) == 3
 
 
 def test_a_name_of_the_systems_is_found(grpc_stub: Any) -> None:
-    stub = grpc_stub(lambda *_: STATUS)
+    stub = grpc_stub(answered)
     with Client(f"dns:///localhost:{stub.target.rpartition(':')[2]}") as client:
-        assert client.status() == [VersionStatus(3, "AVAILABLE")]
+        assert client.status() == AVAILABLE
     assert len(stub.asked) == 1

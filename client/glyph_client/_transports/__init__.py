@@ -5,7 +5,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from glyph_client._errors import TargetError
-from glyph_client._transports.base import AsyncTransport, Options, Transport
+from glyph_client._transports.base import AsyncTransport, Options, Target, Transport
 
 _SCHEMES: Final = ("grpc", "grpcs", "http", "https", "dns")
 _EXAMPLES: Final = (
@@ -13,52 +13,49 @@ _EXAMPLES: Final = (
 )
 
 
-def split_targets(target: str | Sequence[str]) -> list[str]:
+def split_targets(target: str | Sequence[str]) -> list[Target]:
     """One or several addresses as a list; a string separates them by commas.
 
     Raises:
         TargetError: an address cannot be used.
     """
     targets = target.split(",") if isinstance(target, str) else list(target)
-    return [_checked(each.strip()) for each in targets] or [_checked("")]
+    return [_parse(each.strip()) for each in targets or [""]]
 
 
-def connect(target: str, options: Options) -> Transport:
+def connect(target: Target, options: Options) -> Transport:
     """A transport to one address; gRPC unless it begins with http. Nothing is sent yet."""
-    scheme, _, rest = target.rpartition("://")
-    if scheme in {"http", "https"}:
+    if target.scheme in {"http", "https"}:
         from glyph_client._transports.rest import RestTransport
 
-        return RestTransport(target, options=options)
+        return RestTransport(target.text, options=options)
     from glyph_client._transports.grpc import GrpcTransport
 
-    return GrpcTransport(target, _address(scheme, rest, target), secure=scheme == "grpcs", options=options)
+    return GrpcTransport(target, options)
 
 
-def connect_async(target: str, options: Options) -> AsyncTransport:
+def connect_async(target: Target, options: Options) -> AsyncTransport:
     """As `connect`, for asyncio."""
-    scheme, _, rest = target.rpartition("://")
-    if scheme in {"http", "https"}:
+    if target.scheme in {"http", "https"}:
         from glyph_client._transports.rest import AsyncRestTransport
 
-        return AsyncRestTransport(target, options=options)
-    from glyph_client._transports.grpc import AsyncGrpcTransport
+        return AsyncRestTransport(target.text, options=options)
+    from glyph_client._transports.grpc_async import AsyncGrpcTransport
 
-    return AsyncGrpcTransport(target, _address(scheme, rest, target), secure=scheme == "grpcs", options=options)
-
-
-def _address(scheme: str, rest: str, target: str) -> str:
-    return target if scheme == "dns" else rest.rstrip("/")
+    return AsyncGrpcTransport(target, options)
 
 
-def _checked(target: str) -> str:
-    scheme, separator, rest = target.rpartition("://")
+def _parse(text: str) -> Target:
+    scheme, separator, rest = text.rpartition("://")
+    if scheme == "dns":  # Before the third slash, others take a name server.
+        rest = rest[1:] if rest.startswith("/") else ""
     try:
-        parts = urlsplit(f"//{rest.removeprefix('/') if scheme == 'dns' else rest}")
+        parts = urlsplit(f"//{rest}")
         port = parts.port
     except ValueError as error:
-        raise TargetError(f"no address of a server ({error}). Received: {target!r}. {_EXAMPLES}") from error
-    needs_port = scheme not in {"http", "https"}
-    if (separator and scheme not in _SCHEMES) or not parts.hostname or (needs_port and port is None):
-        raise TargetError(f"no address of a server. Received: {target!r}. {_EXAMPLES}")
-    return target
+        raise TargetError(f"no address of a server ({error}). Received: {text!r}. {_EXAMPLES}") from error
+    is_web = scheme in {"http", "https"}
+    has_path = parts.path.rstrip("/") and not is_web
+    if (separator and scheme not in _SCHEMES) or not parts.hostname or (port is None and not is_web) or has_path:
+        raise TargetError(f"no address of a server. Received: {text!r}. {_EXAMPLES}")
+    return Target(text, scheme or "grpc", parts.hostname, port or 0)

@@ -24,6 +24,23 @@ class TLS:
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """An address.
+
+    Attributes:
+        text: as the user wrote it.
+        scheme: `grpc`, `grpcs`, `http`, `https`, or `dns` for gRPC with all addresses of a name in turn.
+        host: its name or number.
+        port: its port; 0 where the protocol's own is meant.
+    """
+
+    text: str
+    scheme: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """What all transports are built with.
 

@@ -1,123 +1,185 @@
-"""TensorFlow Serving over gRPC."""
+"""TensorFlow Serving over gRPC, for threads."""
 
+import contextlib
+import socket
+import ssl
+import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, Generic
 
-import grpc
-import grpc.aio
-
-from glyph_client import _wire
-from glyph_client._errors import CallError, Code, TargetError, call_error
-from glyph_client._transports.base import TLS, Options
+from glyph_client._errors import CallError, call_error
+from glyph_client._transports.base import Options, Target
+from glyph_client._transports.grpc_call import Calls, failure
+from glyph_client._transports.http2 import Answer, Broken, Connection, Refused
+from glyph_client._transports.pool import Address, Pool, PooledT
+from glyph_client._transports.tls import ssl_context
 from glyph_client._types import Request, Response
 
-_CHANNEL_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.lb_policy_name", "round_robin"),
-    # The client retries by itself, within its deadline and budget.
-    ("grpc.enable_retries", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 500),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
+CONNECT_SECONDS: Final = 3.0  # so that an address from which nothing comes leaves time for another
+_READ: Final = 65_536  # bytes at once
+# Seconds until the system asks a silent peer whether it still lives, seconds between its questions, and their number,
+# each where the system has it, by the name it has there.
+_KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 
 
-class GrpcTransport:
-    """A channel to one target; `dns:///name:port` balances over all addresses of the name."""
+class BaseGrpcTransport(Generic[PooledT]):
+    """What the transport for threads and the one for asyncio share.
 
-    def __init__(self, target: str, address: str, *, secure: bool, options: Options) -> None:
-        self.target = target
-        if secure:
-            self._channel = grpc.secure_channel(address, _credentials(options.tls), options=_CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        self._metadata = _metadata(options.headers)
-        self._compression = grpc.Compression.Gzip if options.compression else None
-        self._calls: dict[type[Request], Any] = {
-            kind: self._channel.unary_unary(method) for kind, method in _wire.METHODS.items()
-        }
+    Args:
+        target: where to.
+        options: what all calls have in common.
+
+    Raises:
+        TargetError: a certificate cannot be used.
+    """
+
+    def __init__(self, target: Target, options: Options) -> None:
+        self.target = target.text
+        self._host, self._port = target.host, target.port
+        self._tls = ssl_context(options.tls) if target.scheme == "grpcs" else None
+        if self._tls:
+            self._tls.set_alpn_protocols(["h2"])
+        host = f"[{target.host}]" if ":" in target.host else target.host
+        self._calls = Calls("https" if self._tls else "http", f"{host}:{target.port}", options)
+        self._pool: Pool[PooledT] = Pool(balanced=target.scheme == "dns")
+
+    def _lost(self, connection: PooledT, error: Exception, end: float) -> CallError:
+        """The error of a call whose exchange failed."""
+        if time.monotonic() >= end:  # Which the server may have noticed first.
+            return failure(TimeoutError())
+        if self._pool.closed:
+            return call_error("CANCELLED", "the client was closed")
+        if isinstance(error, Broken | OSError) and not isinstance(error, TimeoutError):
+            self._pool.failed(connection.address)
+        return failure(error)
+
+
+class GrpcTransport(BaseGrpcTransport["ThreadConnection"]):
+    """Connections to one target, each with one call at a time."""
 
     def send(self, request: Request, *, timeout: float, headers: Mapping[str, str]) -> Response:
         """Sends a request and returns its response (see `Transport.send`)."""
-        call = self._calls[type(request)]
-        message = _wire.encode(request)
-        metadata = self._metadata + _metadata(headers) if headers else self._metadata
-        try:
-            answer = call(message, timeout=timeout, metadata=metadata, compression=self._compression)
-        except grpc.RpcError as error:
-            raise _error(error) from error
-        except ValueError as error:
-            raise call_error("CANCELLED", "the client was closed") from error
-        return _wire.decode(request, answer)
+        end = time.monotonic() + timeout
+        block, body = self._calls.write(request, timeout, headers)
+        while True:
+            connection, is_new = self._connection(end)
+            try:
+                answer = connection.exchange(block, body, end)
+            except BaseException as error:
+                self._pool.discard(connection)
+                if isinstance(error, Refused) and not is_new:
+                    continue
+                if isinstance(error, Exception):
+                    raise self._lost(connection, error, end) from error
+                raise
+            self._pool.give_back(connection)
+            return self._calls.read(request, answer)
 
     def close(self) -> None:
-        """Closes the channel; calls under way are cancelled."""
-        self._channel.close()
+        """Closes the connections; calls under way end with an error."""
+        self._pool.close()
+
+    def _connection(self, end: float) -> "tuple[ThreadConnection, bool]":
+        """One to the address whose turn it is, and whether it is new."""
+        pool = self._pool
+        if pool.lookup_due():
+            try:
+                pool.learn(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
+            except OSError as error:
+                pool.not_found(error)
+        for address in pool.in_turn():
+            while connection := pool.take(address):
+                if connection.is_alive():
+                    return connection, False
+                pool.discard(connection)
+            try:
+                connection = ThreadConnection(address, self._connect(address, end))
+            except OSError as error:
+                pool.failed(address)
+                failed = error
+            else:
+                pool.add(connection)
+                return connection, True
+        raise not_connected(failed, end) from failed
+
+    def _connect(self, address: Address, end: float) -> socket.socket:
+        with contextlib.ExitStack() as stack:
+            connection = stack.enter_context(new_socket(address))
+            connection.settimeout(min(max(end - time.monotonic(), 0.001), CONNECT_SECONDS))
+            connection.connect(address[1])
+            if self._tls:
+                connection = stack.enter_context(self._tls.wrap_socket(connection, server_hostname=self._host))
+            stack.pop_all()
+            return connection
 
 
-class AsyncGrpcTransport:
-    """The same for asyncio."""
+class ThreadConnection:
+    """A connection, driven by the thread that has taken it."""
 
-    def __init__(self, target: str, address: str, *, secure: bool, options: Options) -> None:
-        self.target = target
-        if secure:
-            self._channel = grpc.aio.secure_channel(address, _credentials(options.tls), options=_CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        self._metadata = _metadata(options.headers)
-        self._compression = grpc.Compression.Gzip if options.compression else None
-        self._calls: dict[type[Request], Any] = {
-            kind: self._channel.unary_unary(method) for kind, method in _wire.METHODS.items()
-        }
+    def __init__(self, address: Address, connected: socket.socket) -> None:
+        self.address = address
+        self._socket = connected
+        self._http2 = Connection()
 
-    async def send(self, request: Request, *, timeout: float, headers: Mapping[str, str]) -> Response:
-        """Sends a request and returns its response (see `Transport.send`)."""
-        call = self._calls[type(request)]
-        message = _wire.encode(request)
-        metadata = self._metadata + _metadata(headers) if headers else self._metadata
+    def is_alive(self) -> bool:
+        """Takes what came since the last call; whether another one may follow."""
         try:
-            answer = await call(message, timeout=timeout, metadata=metadata, compression=self._compression)
-        except grpc.RpcError as error:
-            raise _error(error) from error
-        except grpc.aio.UsageError as error:
-            raise call_error("CANCELLED", "the client was closed") from error
-        return _wire.decode(request, answer)
+            self._socket.settimeout(0.0)
+            while self._http2.usable:
+                self._socket.sendall(self._http2.idle(self._socket.recv(_READ)))
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return self._http2.usable
+        except (Broken, OSError):
+            pass
+        return False
 
-    async def close(self) -> None:
-        """Closes the channel; calls under way are cancelled."""
-        await self._channel.close()
+    def exchange(self, headers: bytes, body: bytes, end: float) -> Answer:
+        """Sends a request and waits for its answer (see `Connection.exchange`).
 
-
-def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple([(name.lower(), value) for name, value in headers.items()])
-
-
-def _error(error: Any) -> CallError:
-    code = cast("Code", error.code().name)
-    retry_after = None
-    for name, value in error.trailing_metadata() or ():
+        Raises:
+            TimeoutError: not by the moment `end`, in seconds of `time.monotonic`.
+            OSError: the connection failed.
+        """
+        steps = self._http2.exchange(headers, body)
+        to_send = next(steps)
         try:
-            if name == "retry-after":
-                retry_after = float(value)
-            elif name == "grpc-retry-pushback-ms":
-                retry_after = float(value) / 1000
-        except ValueError:
-            continue  # Not a number: as if the server had not said.
-    return call_error(code, error.details() or "no details", retry_after=retry_after)
+            while True:
+                if to_send:
+                    self._socket.settimeout(max(end - time.monotonic(), 0.001))
+                    self._socket.sendall(to_send)
+                self._socket.settimeout(max(end - time.monotonic(), 0.001))
+                to_send = steps.send(self._socket.recv(_READ))
+        except StopIteration as stop:
+            answer: Answer = stop.value
+        if owed := self._http2.owed():
+            self._socket.sendall(owed)
+        return answer
+
+    def shut_down(self) -> None:
+        """Ends what another thread does with it, who then closes it."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Closes it."""
+        self._socket.close()
 
 
-def _credentials(tls: TLS) -> grpc.ChannelCredentials:
-    return grpc.ssl_channel_credentials(_read(tls.ca), _read(tls.key), _read(tls.certificate))
+def new_socket(address: Address) -> socket.socket:
+    """A socket that sends at once and notices a peer that is gone."""
+    new = socket.socket(address[0], socket.SOCK_STREAM)
+    new.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    new.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        if hasattr(socket, name):
+            new.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return new
 
 
-def _read(path: Path | str | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise TargetError(f"{path}: {error.strerror}. Give the path of a PEM file.") from error
+def not_connected(error: OSError, end: float) -> CallError:
+    """The error of a call that found no address to connect to."""
+    if time.monotonic() >= end:
+        return call_error("DEADLINE_EXCEEDED", "no connection in time")
+    if isinstance(error, TimeoutError):
+        return call_error("UNAVAILABLE", f"no connection within {CONNECT_SECONDS:g} s")
+    return call_error("UNAVAILABLE", f"no connection: {error.strerror or error}")

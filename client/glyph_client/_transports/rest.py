@@ -9,8 +9,9 @@ from typing import Any, Final
 import httpx
 
 from glyph_client import _json
-from glyph_client._errors import CallError, TargetError, call_error
+from glyph_client._errors import CallError, call_error
 from glyph_client._transports.base import TLS, Options
+from glyph_client._transports.tls import ssl_context
 from glyph_client._types import Request, Response
 
 _LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=60.0)
@@ -23,7 +24,7 @@ class RestTransport:
         self.target = target
         self._compression = options.compression
         self._client = httpx.Client(
-            base_url=target, headers=dict(options.headers), verify=_ssl_context(target, options.tls), limits=_LIMITS
+            base_url=target, headers=dict(options.headers), verify=_verification(target, options.tls), limits=_LIMITS
         )
 
     def send(self, request: Request, *, timeout: float, headers: Mapping[str, str]) -> Response:
@@ -54,7 +55,7 @@ class AsyncRestTransport:
         self.target = target
         self._compression = options.compression
         self._client = httpx.AsyncClient(
-            base_url=target, headers=dict(options.headers), verify=_ssl_context(target, options.tls), limits=_LIMITS
+            base_url=target, headers=dict(options.headers), verify=_verification(target, options.tls), limits=_LIMITS
         )
 
     async def send(self, request: Request, *, timeout: float, headers: Mapping[str, str]) -> Response:
@@ -94,13 +95,5 @@ def _error(error: Exception) -> CallError:
     return call_error("UNAVAILABLE", str(error) or type(error).__name__)
 
 
-def _ssl_context(target: str, tls: TLS) -> ssl.SSLContext | bool:
-    if not target.startswith("https"):
-        return False
-    try:
-        context = ssl.create_default_context(cafile=tls.ca)
-        if tls.certificate is not None:
-            context.load_cert_chain(tls.certificate, tls.key)
-    except OSError as error:  # ssl.SSLError is one.
-        raise TargetError(f"the certificates cannot be read ({error}). Received: {tls}. Give PEM files.") from error
-    return context
+def _verification(target: str, tls: TLS) -> ssl.SSLContext | bool:
+    return ssl_context(tls) if target.startswith("https") else False

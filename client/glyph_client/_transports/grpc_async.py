@@ -1,0 +1,155 @@
+"""TensorFlow Serving over gRPC, for asyncio."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Mapping
+from typing import Final, cast
+
+from glyph_client._errors import call_error
+from glyph_client._transports.base import Options, Target
+from glyph_client._transports.grpc import CONNECT_SECONDS, BaseGrpcTransport, new_socket, not_connected
+from glyph_client._transports.http2 import Answer, Broken, Connection, Exchange, Refused, Reset
+from glyph_client._transports.pool import Address
+from glyph_client._types import Request, Response
+
+_MOST_CONNECTIONS: Final = 100  # further calls wait
+
+
+class AsyncGrpcTransport(BaseGrpcTransport["TaskConnection"]):
+    """As `GrpcTransport`, with calls that wait when there are many."""
+
+    def __init__(self, target: Target, options: Options) -> None:
+        super().__init__(target, options)
+        self._slots = asyncio.Semaphore(_MOST_CONNECTIONS)
+
+    async def send(self, request: Request, *, timeout: float, headers: Mapping[str, str]) -> Response:
+        """Sends a request and returns its response (see `Transport.send`)."""
+        end = time.monotonic() + timeout
+        block, body = self._calls.write(request, timeout, headers)
+        try:
+            async with asyncio.timeout(timeout), self._slots:
+                answer = await self._exchange(block, body, end)
+        except TimeoutError as error:
+            raise call_error("DEADLINE_EXCEEDED", "no answer in time") from error
+        return self._calls.read(request, answer)
+
+    async def close(self) -> None:
+        """Closes the connections; calls under way end with an error."""
+        self._pool.close()
+        await asyncio.sleep(0)  # The event loop takes note of it.
+
+    async def _exchange(self, block: bytes, body: bytes, end: float) -> Answer:
+        while True:
+            connection, is_new = await self._connection(end)
+            try:
+                answer = await connection.exchange(block, body)
+            except BaseException as error:
+                self._pool.discard(connection)
+                if isinstance(error, Refused) and not is_new:
+                    continue
+                if isinstance(error, Exception):
+                    raise self._lost(connection, error, end) from error
+                raise
+            self._pool.give_back(connection)
+            return answer
+
+    async def _connection(self, end: float) -> "tuple[TaskConnection, bool]":
+        """One to the address whose turn it is, and whether it is new."""
+        pool = self._pool
+        if pool.lookup_due():
+            try:
+                loop = asyncio.get_running_loop()
+                pool.learn(await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
+            except OSError as error:
+                pool.not_found(error)
+        for address in pool.in_turn():
+            while connection := pool.take(address):
+                if connection.is_alive():
+                    return connection, False
+                pool.discard(connection)
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    connection = await self._connect(address)
+            except OSError as error:
+                pool.failed(address)
+                failed = error
+            else:
+                pool.add(connection)
+                return connection, True
+        raise not_connected(failed, end) from failed
+
+    async def _connect(self, address: Address) -> "TaskConnection":
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as stack:
+            connected = stack.enter_context(new_socket(address))
+            connected.setblocking(False)
+            await loop.sock_connect(connected, address[1])
+            _, connection = await loop.create_connection(
+                lambda: TaskConnection(address),
+                sock=connected,
+                ssl=self._tls,
+                server_hostname=self._host if self._tls else None,
+            )
+            stack.pop_all()
+            return connection
+
+
+class TaskConnection(asyncio.Protocol):
+    """A connection, driven by the event loop for the task that has taken it."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._http2 = Connection()
+        self._steps: Exchange | None = None
+        self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the event loop."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        try:
+            self._transport.write(self._steps.send(data) if self._steps is not None else self._http2.idle(data))
+        except StopIteration as stop:
+            self._transport.write(self._http2.owed())
+            self._end(stop.value)
+        except (Broken, Refused, Reset) as error:
+            self._transport.abort()
+            self._end(error)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Called by the event loop."""
+        self._end(error or Broken("the server closed the connection"))
+
+    def is_alive(self) -> bool:
+        """Whether another call may follow."""
+        return self._http2.usable and not self._transport.is_closing()
+
+    async def exchange(self, headers: bytes, body: bytes) -> Answer:
+        """Sends a request and waits for its answer (see `Connection.exchange`).
+
+        Raises:
+            OSError: the connection failed.
+        """
+        self._answer = asyncio.get_running_loop().create_future()
+        self._steps = self._http2.exchange(headers, body)
+        self._transport.write(next(self._steps))
+        return await self._answer
+
+    def _end(self, outcome: Answer | Exception) -> None:
+        steps, self._steps = self._steps, None
+        if steps is None or self._answer.done():
+            return
+        if isinstance(outcome, Answer):
+            self._answer.set_result(outcome)
+        else:
+            self._answer.set_exception(outcome)
+
+    def close(self) -> None:
+        """Ends it, and the call under way."""
+        self._transport.abort()
+
+    shut_down = close

@@ -1,0 +1,129 @@
+"""What gRPC makes of HTTP/2: a call's request, and its answer (github.com/grpc/grpc, doc/PROTOCOL-HTTP2.md)."""
+
+import gzip
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import unquote
+
+from glyph_client import _wire
+from glyph_client._errors import CODES, CallError, Code, call_error
+from glyph_client._transports.base import Options
+from glyph_client._transports.http2 import Answer, Broken, Refused, Reset, encode_headers
+from glyph_client._types import Request, Response
+
+# What is not said here is UNKNOWN, and INTERNAL (doc/http-grpc-status-mapping.md; PROTOCOL-HTTP2.md, "Errors").
+_OF_HTTP_STATUS: Final[Mapping[str, Code]] = {
+    "400": "INTERNAL",
+    "401": "UNAUTHENTICATED",
+    "403": "PERMISSION_DENIED",
+    "404": "UNIMPLEMENTED",
+    "429": "UNAVAILABLE",
+    "502": "UNAVAILABLE",
+    "503": "UNAVAILABLE",
+    "504": "UNAVAILABLE",
+}
+_OF_RESET: Final[Mapping[int, Code]] = {8: "CANCELLED", 11: "RESOURCE_EXHAUSTED", 12: "PERMISSION_DENIED"}
+_MOST_SECONDS: Final = 99_999  # of a timeout that is told in milliseconds: 8 digits
+
+
+class Calls:
+    """Calls to one authority, with the same headers.
+
+    Args:
+        scheme: `http` or `https`.
+        authority: the host and the port, as the server is told.
+        options: what all calls have in common.
+    """
+
+    def __init__(self, scheme: str, authority: str, options: Options) -> None:
+        common = [("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "glyph-client")]
+        common += [("grpc-accept-encoding", "identity,deflate,gzip")]
+        common += [("grpc-encoding", "gzip")] if options.compression else []
+        common += _lower(options.headers)
+        self._compression = options.compression
+        self._headers = {
+            kind: encode_headers(
+                [(":method", "POST"), (":scheme", scheme), (":path", path), (":authority", authority), *common]
+            )
+            for kind, path in _wire.METHODS.items()
+        }
+
+    def write(self, request: Request, timeout: float, headers: Mapping[str, str]) -> tuple[bytes, bytes]:
+        """The block of headers and the body of a call.
+
+        Args:
+            request: what is asked.
+            timeout: seconds, which the server is told.
+            headers: sent with this call alone.
+
+        Raises:
+            InputError: a value cannot be sent.
+        """
+        message = _wire.encode(request)
+        if self._compression:
+            message = gzip.compress(message, compresslevel=1)
+        milliseconds = math.ceil(min(timeout, _MOST_SECONDS) * 1000)
+        own = encode_headers([("grpc-timeout", f"{milliseconds}m"), *_lower(headers)])
+        return self._headers[type(request)] + own, _prefix(message, compressed=self._compression) + message
+
+    def read(self, request: Request, answer: Answer) -> Response:
+        """The response to a request.
+
+        Raises:
+            CallError: the server's error; INTERNAL, the answer is not understood.
+        """
+        status = answer.headers.get("grpc-status")
+        if status == "0":
+            return _wire.decode(request, _message(answer))
+        if status is None:
+            http = answer.headers.get(":status", "none")
+            said = answer.body[:200].decode("utf-8", "replace").strip()
+            raise call_error(_OF_HTTP_STATUS.get(http, "UNKNOWN"), f"no gRPC, but HTTP status {http} {said}".strip())
+        code = CODES[int(status) - 1] if status.isdecimal() and 0 < int(status) <= len(CODES) else "UNKNOWN"
+        details = unquote(answer.headers.get("grpc-message", "")) or "no details"
+        raise call_error(code, details, retry_after=_retry_after(answer.headers))
+
+
+def failure(error: Exception) -> CallError:
+    """The error of a call that got no answer."""
+    if isinstance(error, TimeoutError) and error.errno is None:  # else the network's own
+        return call_error("DEADLINE_EXCEEDED", "no answer in time")
+    if isinstance(error, Reset):
+        return call_error(_OF_RESET.get(error.code, "INTERNAL"), str(error))
+    if isinstance(error, Broken | Refused):
+        return call_error("UNAVAILABLE", str(error))
+    return call_error("UNAVAILABLE", f"the connection failed: {getattr(error, 'strerror', None) or error}")
+
+
+def _lower(headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(name.lower(), value) for name, value in headers.items()]
+
+
+def _prefix(message: bytes, *, compressed: bool) -> bytes:
+    return bytes([compressed]) + len(message).to_bytes(4, "big")
+
+
+def _message(answer: Answer) -> bytes:
+    """The one message that the answer to a unary call holds."""
+    prefix, message = answer.body[:5], bytes(memoryview(answer.body)[5:])
+    if len(prefix) < 5 or len(message) != int.from_bytes(prefix[1:], "big"):
+        raise call_error("INTERNAL", f"not one whole message in the {len(answer.body)} bytes of the answer")
+    if not prefix[0]:
+        return message
+    try:
+        return zlib.decompress(message, zlib.MAX_WBITS | 32)  # gzip or deflate, as the message says itself
+    except zlib.error as error:
+        encoding = answer.headers.get("grpc-encoding", "identity")
+        raise call_error("INTERNAL", f"an answer compressed with {encoding} cannot be read: {error}") from error
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait; a number that is none counts as if it had not said."""
+    for name, unit in (("retry-after", 1.0), ("grpc-retry-pushback-ms", 0.001)):
+        try:
+            return float(headers[name]) * unit
+        except (KeyError, ValueError):
+            continue
+    return None
