@@ -11,6 +11,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -33,9 +34,11 @@ from h2.events import PingAckReceived, RequestReceived
 from h2.settings import SettingCodes
 from hpack import Encoder
 from hyperframe.frame import ContinuationFrame, DataFrame, GoAwayFrame, HeadersFrame, WindowUpdateFrame
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.client.peers import HEADERS, OK, Asked, Conversation, Peer, framed
-from tests.client.stand_ins import AVAILABLE, STATUS, status_at
+from tests.client.stand_ins import AVAILABLE, FAST, STATUS
 
 both = pytest.mark.parametrize("asynchronous", [False, True])
 Peers = Callable[..., Peer]
@@ -147,8 +150,6 @@ def test_a_request_larger_than_the_servers_windows_arrives_piece_by_piece(peer: 
         while True:
             seen.append(conversation.request())
             conversation.answer(seen[-1], framed(STATUS))
-            late = WindowUpdateFrame(seen[-1].stream, window_increment=1_000)  # for a call that has ended
-            conversation.socket.sendall(late.serialize())
 
     server = peer(script, {SettingCodes.INITIAL_WINDOW_SIZE: 1_000, SettingCodes.MAX_FRAME_SIZE: 20_000})
     name = "m" * 300_000
@@ -204,7 +205,7 @@ def test_frames_may_be_padded_prioritised_and_continued(peer: Peers, asynchronou
 
 
 @both
-def test_pings_are_answered_during_a_call_and_between_calls(peer: Peers, asynchronous: bool) -> None:
+def test_pings_are_answered_whenever_they_come(peer: Peers, asynchronous: bool) -> None:
     sent = threading.Event()
 
     def ping(conversation: Conversation, data: bytes) -> None:
@@ -215,7 +216,9 @@ def test_pings_are_answered_during_a_call_and_between_calls(peer: Peers, asynchr
         asked = conversation.request()
         ping(conversation, b"during  ")
         conversation.wait_for(PingAckReceived)
+        conversation.h2.ping(b"with it ")
         conversation.answer(asked, framed(STATUS))
+        conversation.wait_for(PingAckReceived)
         ping(conversation, b"between ")
         if asynchronous:  # It answers at once, and the other one with the next call.
             conversation.wait_for(PingAckReceived)
@@ -238,33 +241,36 @@ def test_pings_are_answered_during_a_call_and_between_calls(peer: Peers, asynchr
             assert sent.wait(60)
             assert client.status() == AVAILABLE
     (conversation,) = server.conversations
-    assert sum(isinstance(event, PingAckReceived) for event in conversation.events) == 2
+    assert sum(isinstance(event, PingAckReceived) for event in conversation.events) == 3
 
 
 @both
 def test_a_server_that_goes_away_is_left_without_a_failed_call(peer: Peers, asynchronous: bool) -> None:
     def script(conversation: Conversation) -> None:
         conversation.answer(conversation.request(), framed(STATUS))
-        if len(server.conversations) == 1:  # It goes away between two calls.
+        if len(server.conversations) == 1:  # It says so between two calls.
             conversation.socket.sendall(GoAwayFrame(0, last_stream_id=1).serialize())
-        elif len(server.conversations) == 2:  # It has not looked at the second call when it goes away.
+        elif len(server.conversations) == 2:  # It has not looked at the second call.
             asked = conversation.request()
             conversation.socket.sendall(GoAwayFrame(0, last_stream_id=asked.stream - 2).serialize())
         elif len(server.conversations) == 3:  # It refuses the second call.
             conversation.h2.reset_stream(conversation.request().stream, ErrorCodes.REFUSED_STREAM)
             conversation.flush()
-        elif len(server.conversations) == 4:  # It hangs up between two calls.
-            return
         else:
             answers(conversation)
         while conversation.receive():
             pass
 
     server = peer(script)
-    # Whether what happens between two calls is seen before the next one or after is of no account.
-    outcomes = ask(server.target, 8, asynchronous=asynchronous, retry=Retry(3, 0.001, 0.001))
-    assert outcomes == [AVAILABLE] * 8
-    assert len(server.conversations) == 5
+    assert ask(server.target, 6, asynchronous=asynchronous) == [AVAILABLE] * 6
+    assert len(server.conversations) == 4
+
+
+@both
+def test_a_server_that_hung_up_between_calls_is_connected_to_again(peer: Peers, asynchronous: bool) -> None:
+    server = peer(lambda conversation: conversation.answer(conversation.request(), framed(STATUS)))
+    # Whether that is seen before the next call or after is of no account.
+    assert ask(server.target, 3, asynchronous=asynchronous, retry=FAST) == [AVAILABLE] * 3
 
 
 @both
@@ -318,10 +324,21 @@ def test_a_request_that_is_refused_before_it_was_heard_to_the_end(peer: Peers, a
             pass
 
     server = peer(script)
-    for _ in range(2):
-        with pytest.raises(Overloaded, match="too large"):
-            status_at(server.target, asynchronous=asynchronous, retry=Retry(1), timeout=60, model="m" * 100_000)
+    outcomes = ask(server.target, 2, asynchronous=asynchronous, model="m" * 100_000)
+    assert [(type(each), each.server_message) for each in outcomes] == [(Overloaded, "too large")] * 2
     assert len(server.conversations) == 2
+
+
+def test_a_window_is_that_of_its_own_stream() -> None:
+    connection = http2.Connection()
+    steps = connection.exchange(b"", bytes(100_000))
+    sent = len(next(steps))
+    assert steps.send(WindowUpdateFrame(3, window_increment=50_000).serialize()) == b""
+    assert steps.send(WindowUpdateFrame(0, window_increment=50_000).serialize()) == b""
+    rest = steps.send(WindowUpdateFrame(1, window_increment=50_000).serialize())
+    assert 100_000 < sent + len(rest) < 100_500
+    with pytest.raises(http2.Broken):
+        steps.send(b"")
 
 
 @both
@@ -366,6 +383,7 @@ def test_an_answer_that_is_none_is_said_to_be(
         (b"\0\0\5\4\0\0\0\0\0\0\0\0\0\0", "this is no HTTP/2; its settings are cut off"),
         (HeadersFrame(1, b"\xbf", flags=["END_HEADERS"]).serialize(), "the headers cannot be read"),
         (HeadersFrame(1, b"").serialize() + 17 * ContinuationFrame(1, bytes(16_000)).serialize(), "longer than 262144"),
+        (b"\0\0\1\0\x08\0\0\0\1\1", "this is no HTTP/2; there is more padding than frame"),
         (b"", "the server closed the connection"),
     ],
 )
@@ -514,8 +532,9 @@ class full_listener:  # noqa: N801 (used as a function)
 
 
 @both
-def test_a_name_that_nobody_knows_is_unavailable(asynchronous: bool) -> None:
-    (error,) = ask("no-such-host.invalid:8500", asynchronous=asynchronous)
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "a" * 64])
+def test_a_name_that_nobody_knows_is_unavailable(host: str, asynchronous: bool) -> None:
+    (error,) = ask(f"{host}:8500", asynchronous=asynchronous)
     assert isinstance(error, Unavailable)
     assert "the name cannot be looked up" in error.server_message
 
@@ -558,3 +577,27 @@ def test_the_window_of_a_long_lived_connection_is_kept_open(peer: Peers, monkeyp
 
     ask(peer(script).target, 2, asynchronous=False)
     assert windows == [2**31 - 1] * 2
+
+
+FRAMES = st.builds(
+    lambda kind, flags, stream, payload: (
+        len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+    ),
+    st.integers(0, 10),
+    st.integers(0, 255),
+    st.sampled_from([0, 1, 3]),
+    st.binary(max_size=40),
+)
+
+
+@given(st.lists(FRAMES | st.binary(max_size=20), max_size=12), st.integers(1, 50))
+def test_whatever_a_server_says_the_connection_goes_on_or_is_broken(said: list[bytes], size: int) -> None:
+    connection = http2.Connection()
+    steps = connection.exchange(http2.encode_headers([(":method", "POST")]), bytes(40_000))
+    next(steps)
+    stream = b"".join(said)
+    with suppress(http2.Broken, http2.Refused, http2.Reset, StopIteration):
+        for start in range(0, len(stream), size):
+            steps.send(stream[start : start + size])
+        steps.close()
+        connection.idle(stream)

@@ -85,7 +85,7 @@ class GrpcTransport(BaseGrpcTransport["ThreadConnection"]):
         if pool.lookup_due():
             try:
                 pool.learn(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # The latter for what no name can be.
                 pool.not_found(error)
         for address in pool.in_turn():
             while connection := pool.take(address):

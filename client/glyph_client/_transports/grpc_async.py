@@ -62,7 +62,7 @@ class AsyncGrpcTransport(BaseGrpcTransport["TaskConnection"]):
             try:
                 loop = asyncio.get_running_loop()
                 pool.learn(await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # The latter for what no name can be.
                 pool.not_found(error)
         for address in pool.in_turn():
             while connection := pool.take(address):

@@ -233,7 +233,7 @@ class Connection:
                 self._stream_window += value - self._initial_window
                 self._initial_window = value
             elif setting == _MAX_FRAME_SIZE:
-                self._frame_size = value
+                self._frame_size = max(value, _DEFAULT_FRAME_SIZE)  # the least that there is
 
 
 class _Reading:
@@ -274,7 +274,11 @@ class _Reading:
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:
-    return payload[1 : len(payload) - payload[0]] if flags & _PADDED else payload
+    if not flags & _PADDED:
+        return payload
+    if not payload or len(payload) <= payload[0]:
+        raise Broken("this is no HTTP/2; there is more padding than frame")
+    return payload[1 : len(payload) - payload[0]]
 
 
 @lru_cache(maxsize=256)

@@ -87,14 +87,15 @@ class Pool(Generic[PooledT]):
                 for connection, _ in self._idle.pop(address):
                     connection.close()
 
-    def not_found(self, error: OSError) -> None:
+    def not_found(self, error: OSError | UnicodeError) -> None:
         """The look-up failed: what was known before still counts.
 
         Raises:
             CallError: UNAVAILABLE, nothing was known before.
         """
         if not self._addresses:
-            raise call_error("UNAVAILABLE", f"the name cannot be looked up: {error.strerror or error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise call_error("UNAVAILABLE", f"the name cannot be looked up: {reason}") from error
 
     def in_turn(self) -> list[Address]:
         """The addresses in the order in which the next request tries them."""
