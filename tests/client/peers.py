@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -9,11 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from glyph_client import AsyncClient, CallError, Client, Retry
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, Event, RequestReceived, StreamEnded
 from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes, Settings
+
+from tests.client.stand_ins import STATUS
 
 OK = (("grpc-status", "0"),)
 HEADERS = ((":status", "200"), ("content-type", "application/grpc"))
@@ -157,3 +161,29 @@ class Peer:
         for thread in self._threads:
             thread.join()
         assert not self.errors, self.errors
+
+
+def ask(target: str, times: int = 1, *, asynchronous: bool, **options: Any) -> list[Any]:
+    """What came of so many calls with one client: the model's versions, or the error."""
+    options = {"retry": Retry(1), "timeout": 60, **options}
+
+    async def ask_all() -> list[Any]:
+        async with AsyncClient(target, **options) as client:
+            return [(await asyncio.gather(client.status(), return_exceptions=True))[0] for _ in range(times)]
+
+    if asynchronous:
+        return asyncio.run(ask_all())
+    outcomes: list[Any] = []
+    with Client(target, **options) as client:
+        for _ in range(times):
+            try:
+                outcomes.append(client.status())
+            except CallError as error:
+                outcomes.append(error)
+    return outcomes
+
+
+def answers(conversation: Conversation) -> None:
+    """A script: answers everything."""
+    while True:
+        conversation.answer(conversation.request(), framed(STATUS))

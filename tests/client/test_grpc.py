@@ -1,0 +1,288 @@
+"""Calls over gRPC: what they say, what comes of them, and the connections that they take."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from glyph_client import (
+    AccessDenied,
+    AsyncClient,
+    CallError,
+    Client,
+    DeadlineExceeded,
+    Overloaded,
+    ServerFault,
+    Unavailable,
+    Unsupported,
+)
+from glyph_client._transports import grpc as threaded
+from glyph_client._transports import grpc_async
+from h2.errors import ErrorCodes
+
+from tests.client.peers import HEADERS, OK, Asked, Conversation, Peer, answers, ask, framed
+from tests.client.stand_ins import AVAILABLE, STATUS
+
+both = pytest.mark.parametrize("asynchronous", [False, True])
+Peers = Callable[..., Peer]
+
+
+@both
+def test_a_call_says_what_the_protocol_asks_for(peer: Peers, asynchronous: bool) -> None:
+    seen: list[Asked] = []
+
+    def script(conversation: Conversation) -> None:
+        seen.append(conversation.request())
+        conversation.answer(seen[0], framed(STATUS))
+
+    server = peer(script)
+    ask(server.target, asynchronous=asynchronous, timeout=5, headers={"X-Long": "l" * 40_000})
+    headers = seen[0].headers
+    assert headers[":method"] == "POST"
+    assert headers[":scheme"] == "http"
+    assert headers[":path"] == "/tensorflow.serving.ModelService/GetModelStatus"
+    assert headers[":authority"] == server.target
+    assert headers["te"] == "trailers"
+    assert headers["content-type"] == "application/grpc"
+    assert headers["user-agent"].startswith("glyph-client")
+    assert headers["x-long"] == "l" * 40_000
+    assert 3_000 < int(headers["grpc-timeout"].removesuffix("m")) <= 5_000
+    assert seen[0].body[0] == 0
+    assert len(seen[0].body) == 5 + int.from_bytes(seen[0].body[1:5], "big")
+
+
+@both
+@pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
+def test_what_is_compressed_is_read(peer: Peers, asynchronous: bool, compress: Callable[[bytes], bytes]) -> None:
+    seen: list[Asked] = []
+
+    def script(conversation: Conversation) -> None:
+        seen.append(conversation.request())
+        conversation.answer(seen[0], framed(compress(STATUS), compressed=True))
+
+    assert ask(peer(script).target, asynchronous=asynchronous, compression=True) == [AVAILABLE]
+    assert seen[0].headers["grpc-encoding"] == "gzip"
+    assert seen[0].body[0] == 1
+    assert b"digits" in gzip.decompress(seen[0].body[5:])
+
+
+@both
+@pytest.mark.parametrize(
+    ("code", "kind", "status"),
+    [
+        (ErrorCodes.REFUSED_STREAM, Unavailable, "UNAVAILABLE"),
+        (ErrorCodes.CANCEL, ServerFault, "CANCELLED"),
+        (ErrorCodes.ENHANCE_YOUR_CALM, Overloaded, "RESOURCE_EXHAUSTED"),
+        (ErrorCodes.INADEQUATE_SECURITY, AccessDenied, "PERMISSION_DENIED"),
+        (ErrorCodes.INTERNAL_ERROR, ServerFault, "INTERNAL"),
+    ],
+)
+def test_a_call_that_the_server_resets_has_the_codes_meaning(
+    peer: Peers, asynchronous: bool, code: ErrorCodes, kind: type[CallError], status: str
+) -> None:
+    def script(conversation: Conversation) -> None:
+        conversation.h2.reset_stream(conversation.request().stream, code)
+        conversation.flush()
+        while conversation.receive():
+            pass
+
+    (error,) = ask(peer(script).target, asynchronous=asynchronous)
+    assert type(error) is kind
+    assert error.code == status
+    assert "the stream" in error.server_message
+
+
+@both
+@pytest.mark.parametrize(
+    ("headers", "body", "trailers", "kind", "message"),
+    [
+        (((":status", "503"),), b"busy\n", (), Unavailable, "UNAVAILABLE: no gRPC, but HTTP status 503 busy"),
+        (((":status", "401"),), b"", (), AccessDenied, "UNAUTHENTICATED: no gRPC, but HTTP status 401"),
+        (((":status", "404"),), b"", (), Unsupported, "UNIMPLEMENTED: no gRPC, but HTTP status 404"),
+        (HEADERS, framed(STATUS), (), ServerFault, "UNKNOWN: no gRPC, but HTTP status 200"),
+        (HEADERS, b"", (("grpc-status", "13"),), ServerFault, "INTERNAL: no details"),
+        (HEADERS, b"", (("grpc-status", "99"), ("grpc-message", "a%C3%A9%")), ServerFault, "UNKNOWN: aé%"),
+        (HEADERS, b"", (("grpc-status", "one"),), ServerFault, "UNKNOWN: no details"),
+        (HEADERS, b"", OK, ServerFault, "INTERNAL: not one whole message in the 0 bytes of the answer"),
+        (HEADERS, framed(STATUS)[:-1], OK, ServerFault, "INTERNAL: not one whole message"),
+        (HEADERS, 2 * framed(STATUS), OK, ServerFault, "INTERNAL: not one whole message"),
+        (
+            (*HEADERS, ("grpc-encoding", "br")),
+            framed(b"odd", compressed=True),
+            OK,
+            ServerFault,
+            "INTERNAL: an answer compressed with br cannot be read",
+        ),
+    ],
+)
+def test_an_answer_that_is_none_is_said_to_be(
+    peer: Peers, asynchronous: bool, headers: Any, body: bytes, trailers: Any, kind: type[CallError], message: str
+) -> None:
+    def script(conversation: Conversation) -> None:
+        conversation.answer(conversation.request(), body, headers=headers, trailers=trailers)
+
+    (error,) = ask(peer(script).target, asynchronous=asynchronous)
+    assert type(error) is kind
+    assert message in str(error)
+
+
+@both
+def test_closing_ends_the_call_under_way(peer: Peers, asynchronous: bool) -> None:
+    arrived = threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        arrived.set()
+        while conversation.receive():
+            pass
+
+    server = peer(script)
+    outcome: list[Any] = []
+
+    async def ask_and_close() -> Any:
+        client = AsyncClient(server.target, timeout=60)
+        asking = asyncio.create_task(client.status())
+        await asyncio.to_thread(arrived.wait, 60)
+        await client.close()
+        return (await asyncio.gather(asking, return_exceptions=True))[0]
+
+    if asynchronous:
+        outcome.append(asyncio.run(ask_and_close()))
+    else:
+        client = Client(server.target, timeout=60)
+
+        def status() -> None:
+            try:
+                client.status()
+            except CallError as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=status)
+        thread.start()
+        assert arrived.wait(60)
+        client.close()
+        thread.join()
+    assert "CANCELLED: the client was closed" in str(outcome[0])
+
+
+def test_ctrl_c_ends_a_call_and_the_next_one_is_answered(peer: Peers) -> None:
+    caller = threading.get_ident()
+
+    def script(conversation: Conversation) -> None:
+        if len(server.conversations) == 1:
+            conversation.request()
+            signal.pthread_kill(caller, signal.SIGINT)
+            while conversation.receive():
+                pass
+        answers(conversation)
+
+    server = peer(script)
+    with Client(server.target, timeout=60) as client:
+        with pytest.raises(KeyboardInterrupt):
+            client.status()
+        assert client.status() == AVAILABLE
+    assert len(server.conversations) == 2
+
+
+@both
+def test_silence_is_not_waited_for_and_its_connection_not_used_again(peer: Peers, asynchronous: bool) -> None:
+    def script(conversation: Conversation) -> None:
+        if len(server.conversations) == 1:
+            while conversation.receive():  # Until the client hangs up.
+                pass
+        answers(conversation)
+
+    server = peer(script)
+    silent, answered = ask(server.target, 2, asynchronous=asynchronous, timeout=0.5)
+    assert isinstance(silent, DeadlineExceeded)
+    assert answered == AVAILABLE
+    assert len(server.conversations) == 2
+
+
+@both
+def test_an_address_from_which_nothing_comes_leaves_time_for_another(
+    peer: Peers, asynchronous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (threaded, grpc_async):
+        monkeypatch.setattr(module, "CONNECT_SECONDS", 0.2)
+    server = peer(answers)
+    with full_listener() as silent:
+        assert ask(f"{silent},{server.target}", 2, asynchronous=asynchronous) == [AVAILABLE] * 2
+        (alone,) = ask(silent, asynchronous=asynchronous)
+        assert isinstance(alone, Unavailable)
+        assert "no connection within 0.2 s" in alone.server_message
+        (late,) = ask(silent, asynchronous=asynchronous, timeout=0.1)
+        assert isinstance(late, DeadlineExceeded)
+
+
+class full_listener:  # noqa: N801 (used as a function)
+    """The address of a server that takes no more connections, so that the system leaves further ones waiting."""
+
+    def __enter__(self) -> str:
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen(0)
+        self._waiting = [socket.socket() for _ in range(4)]
+        for each in self._waiting:
+            each.setblocking(False)
+            each.connect_ex(self._listener.getsockname())
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        for each in (*self._waiting, self._listener):
+            each.close()
+
+
+@both
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "a" * 64])
+def test_a_name_that_nobody_knows_is_unavailable(host: str, asynchronous: bool) -> None:
+    (error,) = ask(f"{host}:8500", asynchronous=asynchronous)
+    assert isinstance(error, Unavailable)
+    assert "the name cannot be looked up" in error.server_message
+
+
+def test_a_process_that_is_forked_opens_its_own_connections(peer: Peers) -> None:
+    code = """
+import os, sys
+from glyph_client import Client
+with Client(sys.argv[1], timeout=60) as client:
+    client.status()
+    child = os.fork()
+    client.status()
+    if child == 0:
+        sys.exit()
+    _, status = os.waitpid(child, 0)
+    client.status()
+    sys.exit(os.waitstatus_to_exitcode(status))
+"""
+    server = peer(answers)
+    subprocess.run([sys.executable, "-c", code, server.target], check=True)
+    assert len(server.conversations) == 2
+
+
+def test_a_silent_peer_is_asked_whether_it_lives() -> None:
+    with threaded.new_socket((socket.AF_INET, None)) as new:
+        assert new.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert new.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        assert new.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+
+
+def test_more_tasks_than_connections_wait(peer: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_async, "_MOST_CONNECTIONS", 5)
+    server = peer(answers)
+
+    async def ask_all() -> Any:
+        async with AsyncClient(server.target, timeout=60) as client:
+            return await asyncio.gather(*(client.status() for _ in range(50)))
+
+    assert asyncio.run(ask_all()) == [AVAILABLE] * 50
+    assert len(server.conversations) == 5
