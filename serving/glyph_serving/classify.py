@@ -31,6 +31,7 @@ async def classify(
     Raises:
         ServingError: What is wrong with the request, or what the run ended with.
     """
+    inference.check_has_spec(request)
     loaded = inference.find(manager, request.model_spec)
     signature, examples = prepare(loaded.servable, request.model_spec, CLASSIFY_METHOD, request.input)
     outputs = await loaded.batchers[signature.name].run([examples], deadline)
@@ -47,6 +48,7 @@ async def regress(
     Raises:
         ServingError: What is wrong with the request, or what the run ended with.
     """
+    inference.check_has_spec(request)
     loaded = inference.find(manager, request.model_spec)
     signature, examples = prepare(loaded.servable, request.model_spec, REGRESS_METHOD, request.input)
     outputs = await loaded.batchers[signature.name].run([examples], deadline)

@@ -4,6 +4,7 @@ from collections.abc import Container, Iterable, Mapping
 from functools import lru_cache
 
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -45,6 +46,12 @@ def find(manager: Manager, spec: model_pb2.ModelSpec) -> Loaded:
     return manager.get(spec.name, label=spec.version_label if choice else None)
 
 
+def check_has_spec(request: Message) -> None:
+    """Raises INVALID_ARGUMENT for a request that says nothing about the model."""
+    if not request.HasField("model_spec"):
+        raise invalid_argument("Missing ModelSpec")
+
+
 async def predict(manager: Manager, request: predict_pb2.PredictRequest, as_content: bool, deadline: float) -> bytes:
     """Answers a PredictRequest.
 
@@ -60,8 +67,7 @@ async def predict(manager: Manager, request: predict_pb2.PredictRequest, as_cont
     Raises:
         ServingError: What is wrong with the request, or what the run ended with.
     """
-    if not request.HasField("model_spec"):
-        raise invalid_argument("Missing ModelSpec")
+    check_has_spec(request)
     loaded = find(manager, request.model_spec)
     signature, arrays = prepare(loaded.servable, request)
     outputs = await loaded.batchers[signature.name].run(arrays, deadline)
@@ -98,7 +104,7 @@ def prepare(servable: Servable, request: predict_pb2.PredictRequest) -> tuple[Si
     arrays = []
     for alias in signature.inputs:
         if alias not in inputs:
-            raise _unknown_alias(inputs, signature)
+            raise _missing_alias(alias, inputs, signature)
         arrays.append(tensor_proto.decode(alias, inputs[alias]))
     if request.output_filter:
         check_filter(request.output_filter, signature)
@@ -170,8 +176,7 @@ def metadata(
     Raises:
         ServingError: The request names no model, no metadata or something other than ``signature_def``.
     """
-    if not request.HasField("model_spec"):
-        raise invalid_argument("Missing ModelSpec")
+    check_has_spec(request)
     if not request.metadata_field:
         raise invalid_argument("GetModelMetadataRequest must specify at least one metadata_field")
     for field in request.metadata_field:
@@ -213,10 +218,10 @@ def _size_mismatch(inputs: Iterable[str], signature: Signature) -> ServingError:
     )
 
 
-def _unknown_alias(inputs: Iterable[str], signature: Signature) -> ServingError:
-    alias, known = min(set(inputs) - set(signature.inputs)), _set(signature.inputs)
+def _missing_alias(alias: str, inputs: Iterable[str], signature: Signature) -> ServingError:
     return invalid_argument(
-        f"input tensor alias not found in signature: {alias}. Inputs expected to be in the set {known}."
+        f"Signature input alias: {alias}(feed name: {signature.inputs[alias].tensor}) not found in request and no "
+        f"default value provided. Inputs expected to be in the request {_set(inputs)}, or default input alias set: "
     )
 
 

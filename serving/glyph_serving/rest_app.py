@@ -153,7 +153,9 @@ class RestApp:
             if not name:
                 raise invalid_argument("Missing model name in request.")
             spec = _model_spec(name, version, label)
-            return self._metadata(spec) if metadata else _proto_json(await self._fleet.status(spec)).encode()
+            return (
+                self._metadata(spec) if metadata == "metadata" else _proto_json(await self._fleet.status(spec)).encode()
+            )
         raise invalid_argument(f"Malformed request: {method} {path}")
 
     async def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
@@ -195,7 +197,7 @@ class RestApp:
         return json_answer.format_regressions(response.result)
 
     def _inflate(self, body: bytes, headers: Headers) -> bytes:
-        if not any(name == b"content-encoding" and b"gzip" in value.lower() for name, value in headers):
+        if not any(name == b"content-encoding" and b"gzip" in value for name, value in headers):
             return body
         limit = min(self._gate.max_message_bytes, MAX_UNZIPPED)
         try:

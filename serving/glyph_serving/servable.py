@@ -191,13 +191,21 @@ def _signature(
 
     def run(arrays: Sequence[Array]) -> Arrays:
         try:
-            return list(call(*arrays))
+            outputs: Arrays = list(call(*arrays))
         except errors_impl.OpError as error:
             raise from_tensorflow(error) from error
+        return [_scalar_string(output) if isinstance(output, bytes) else output for output in outputs]
 
     specs = [*inputs.values(), *outputs.values()]
     batched = all(spec.shape is None or (spec.shape and spec.shape[0] == -1) for spec in specs)
     return Signature(name, definition, inputs, outputs, run, batched, check_rank, check_method_name)
+
+
+def _scalar_string(value: bytes) -> Array:
+    """A string of rank 0, which a session gives as it is, as the array that everything else is."""
+    array = np.empty((), object)
+    array[()] = value
+    return array
 
 
 def _spec(alias: str, info: meta_graph_pb2.TensorInfo) -> TensorSpec:

@@ -111,6 +111,7 @@ class Services:
         return inference.metadata(self._manager, request)
 
     async def _status(self, request: get_model_status_pb2.GetModelStatusRequest, _deadline: float) -> Any:
+        inference.check_has_spec(request)
         return await self._fleet.status(request.model_spec)
 
     async def _reload(self, request: model_management_pb2.ReloadConfigRequest, _deadline: float) -> Any:

@@ -204,6 +204,7 @@ def test_a_request_that_is_refused_before_it_was_heard_to_the_end(peer: Peers, a
         conversation.wait_for(RequestReceived)
         trailers = (*HEADERS, ("grpc-status", "8"), ("grpc-message", "too%20large"))
         conversation.h2.send_headers(1, trailers, end_stream=True)
+        conversation.h2.reset_stream(1, ErrorCodes.NO_ERROR)
         conversation.flush()
         while conversation.receive():
             pass

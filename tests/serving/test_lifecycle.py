@@ -144,7 +144,7 @@ def test_a_version_whose_warm_up_fails_is_never_served_and_the_status_says_why(h
         writer.write(log.SerializeToString())
     staging.rename(home.model / "5")
     wait_until(lambda: home.states().get(5, ("",))[0] == "END")
-    assert "warm-up request 1 failed: input tensor alias not found in signature: wrong" in home.states()[5][1]
+    assert "warm-up request 1 failed: Signature input alias: x(feed name: " in home.states()[5][1]
     assert home.states()[3][0] == "AVAILABLE"
     shutil.rmtree(home.model / "5")
 

@@ -82,6 +82,31 @@ def test_predict_answers_only_what_the_filter_names(prediction: Any) -> None:
     assert {alias: tf.make_ndarray(tensor).tolist() for alias, tensor in response.outputs.items()} == {"len": [3]}
 
 
+def test_an_input_that_is_missing_is_named(prediction: Any) -> None:
+    request = request_of([1.0])
+    request.inputs["z"].CopyFrom(request.inputs["x"])
+    del request.inputs["x"]
+    with pytest.raises(grpc.RpcError) as refused:
+        prediction.Predict(request, timeout=TIMEOUT)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.details() == (
+        "Signature input alias: x(feed name: serving_default_x:0) not found in request and no default value provided. "
+        "Inputs expected to be in the request {z}, or default input alias set: "
+    )
+
+
+def test_a_request_without_a_model_is_refused(prediction: Any, models: Any) -> None:
+    for call, request in (
+        (prediction.Predict, predict_pb2.PredictRequest()),
+        (prediction.Classify, classification_pb2.ClassificationRequest()),
+        (prediction.Regress, regression_pb2.RegressionRequest()),
+        (models.GetModelStatus, get_model_status_pb2.GetModelStatusRequest()),
+    ):
+        with pytest.raises(grpc.RpcError, match="Missing ModelSpec") as refused:
+            call(request, timeout=TIMEOUT)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_predict_runs_an_empty_batch(prediction: Any) -> None:
     # With batching on, the genuine server hangs until the deadline.
     request = predict_pb2.PredictRequest()

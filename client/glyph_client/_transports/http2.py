@@ -247,6 +247,8 @@ class _Reading:
 
     def take(self, kind: int, flags: int, payload: bytes) -> bool:
         """Takes a frame of its stream; False where it is not a part of the answer."""
+        if self.ended:  # What may follow is a reset, to say that the rest of the request is not wanted.
+            return False
         if kind == _DATA:
             self.answer.body += _unpadded(flags, payload)
             self.ended = bool(flags & _END_STREAM)
