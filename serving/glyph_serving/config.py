@@ -219,6 +219,9 @@ def load(flags: Flags) -> ServerConfig:
         )
     if flags.workers < 1:
         raise invalid_argument(f"--workers must be at least 1. Received: {flags.workers}")
+    if flags.file_system_poll_wait_seconds < 0:
+        seconds = flags.file_system_poll_wait_seconds
+        raise invalid_argument(f"--file_system_poll_wait_seconds must be 0 (look once) or more. Received: {seconds}")
     parallelism = (flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism)
     if flags.tensorflow_session_parallelism and any(parallelism):
         raise invalid_argument(

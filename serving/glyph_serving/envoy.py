@@ -21,6 +21,13 @@ from glyph_serving.tls import TlsConfig
 ARGUMENTS_VARIABLE = "GLYPH_SERVE_ARGUMENTS"
 HANDLED_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _TYPES = "type.googleapis.com/envoy.extensions"
+# What is UTF-8 when percent-decoded, by the ranges of RFC 3629, in its order; each sequence but ASCII ends in a tail.
+_TAIL = "%[89ab][0-9a-f]"
+UTF_8_PATH = (
+    "(?i)(?:[^%]|%[0-7][0-9a-f]|(?:%c[2-9a-f]|%d[0-9a-f]"
+    f"|%e0%[ab][0-9a-f]|%e[1-9a-cef]{_TAIL}|%ed%[89][0-9a-f]"
+    f"|(?:%f0%[9ab][0-9a-f]|%f[1-3]{_TAIL}|%f4%8[0-9a-f]){_TAIL}){_TAIL})*"
+)
 
 
 class EnvoyError(Exception):
@@ -71,12 +78,32 @@ def _application(app: str, options: dict[str, Any], filters: list[dict[str, Any]
     chain: dict[str, Any] = pyvoy["static_resources"]["listeners"][0]["filter_chains"][0]
     http = chain["filters"][-1]["typed_config"]
     http.update(options)
-    http["http_filters"] = [*filters, *http["http_filters"]]
+    http["http_filters"] = [_readable_paths(), *filters, *http["http_filters"]]
     http["generate_request_id"] = bool(log)
     if log:
         http["always_set_request_id_in_response"] = True
         http["access_log"] = [_access_log(log)]
     return chain
+
+
+def _readable_paths() -> dict[str, Any]:
+    """Refuses, with 403, paths that are no text: pyvoy would not answer them at all."""
+    plain = {"not_rule": {"url_path": {"path": {"contains": "%"}}}}
+    decodable = {"url_path": {"path": {"safe_regex": {"regex": UTF_8_PATH}}}}
+    policy = {"permissions": [plain, decodable], "principals": [{"any": True}]}
+    return {
+        "name": "envoy.filters.http.rbac",
+        "typed_config": {
+            "@type": f"{_TYPES}.filters.http.rbac.v3.RBAC",
+            "rules": {"action": "ALLOW", "policies": {"readable": policy}},
+        },
+    }
+
+
+def _refused_path(status: int) -> dict[str, Any]:
+    """Answers what `_readable_paths` refuses with another status; no other 403 is Envoy's own."""
+    comparison = {"op": "EQ", "value": {"default_value": 403, "runtime_key": "refused_path"}}
+    return {"filter": {"status_code_filter": {"comparison": comparison}}, "status_code": status}
 
 
 def _access_log(path: str) -> dict[str, Any]:
@@ -174,6 +201,7 @@ def _grpc_options() -> dict[str, Any]:
             "initial_connection_window_size": 64 * 2**20,
         },
         "stream_idle_timeout": "0s",
+        "local_reply_config": {"mappers": [_refused_path(404)]},  # to gRPC: UNIMPLEMENTED, there is no such method
     }
 
 
@@ -189,6 +217,7 @@ def _rest_options() -> dict[str, Any]:
             "allow_custom_methods": True,  # answered with 501 by the application
         },
         "local_reply_config": {
+            "mappers": [_refused_path(400)],
             "body_format": {
                 "text_format_source": {"inline_string": page.format("%RESPONSE_CODE% Bad Request", "Bad Request")},
                 "content_type": "text/html",

@@ -153,9 +153,9 @@ class RestApp:
             if not name:
                 raise invalid_argument("Missing model name in request.")
             spec = _model_spec(name, version, label)
-            return (
-                self._metadata(spec) if metadata == "metadata" else _proto_json(await self._fleet.status(spec)).encode()
-            )
+            if metadata == "metadata":  # Written otherwise, it is answered with the status, as by the genuine server.
+                return self._metadata(spec)
+            return _proto_json(await self._fleet.status(spec)).encode()
         raise invalid_argument(f"Malformed request: {method} {path}")
 
     async def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -224,22 +225,18 @@ def test_an_address_from_which_nothing_comes_leaves_time_for_another(
         assert isinstance(late, DeadlineExceeded)
 
 
-class full_listener:  # noqa: N801 (used as a function)
+@contextmanager
+def full_listener() -> Iterator[str]:
     """The address of a server that takes no more connections, so that the system leaves further ones waiting."""
-
-    def __enter__(self) -> str:
-        self._listener = socket.socket()
-        self._listener.bind(("127.0.0.1", 0))
-        self._listener.listen(0)
-        self._waiting = [socket.socket() for _ in range(4)]
-        for each in self._waiting:
-            each.setblocking(False)
-            each.connect_ex(self._listener.getsockname())
-        return f"127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def __exit__(self, *_: object) -> None:
-        for each in (*self._waiting, self._listener):
-            each.close()
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 @both

@@ -51,6 +51,11 @@ def test_a_base_path_without_versions_is_named(refusal: Callable[..., str], tmp_
     assert f"no versions of model digits under {tmp_path} (folders named by a number): publish one as" in said
 
 
+def test_looking_for_versions_less_often_than_never_is_refused(refusal: Callable[..., str]) -> None:
+    said = refusal(f"--model_base_path={DIGITS}", "--file_system_poll_wait_seconds=-1")
+    assert "--file_system_poll_wait_seconds must be 0 (look once) or more. Received: -1" in said
+
+
 @pytest.mark.parametrize("flag", ["ssl_config_file", "rest_ssl_config_file"])
 @pytest.mark.parametrize(
     ("content", "problem"),

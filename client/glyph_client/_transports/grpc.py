@@ -10,7 +10,7 @@ from typing import Final, Generic
 from glyph_client._errors import CallError, call_error
 from glyph_client._transports.base import Options, Target
 from glyph_client._transports.grpc_call import Calls, failure
-from glyph_client._transports.http2 import Answer, Broken, Connection, Refused
+from glyph_client._transports.http2 import Answer, Broken, Connection, Refused, Reset
 from glyph_client._transports.pool import Address, Pool, PooledT
 from glyph_client._transports.tls import ssl_context
 from glyph_client._types import Request, Response
@@ -43,15 +43,24 @@ class BaseGrpcTransport(Generic[PooledT]):
         self._calls = Calls("https" if self._tls else "http", f"{host}:{target.port}", options)
         self._pool: Pool[PooledT] = Pool(balanced=target.scheme == "dns")
 
-    def _lost(self, connection: PooledT, error: Exception, end: float) -> CallError:
-        """The error of a call whose exchange failed."""
+    def _lost(
+        self, connection: PooledT, error: Broken | Refused | Reset | OSError, end: float, *, is_new: bool
+    ) -> None:
+        """What becomes of a call whose exchange failed: returns where another connection is to carry it.
+
+        Raises:
+            CallError: none is.
+        """
+        self._pool.discard(connection)
+        if isinstance(error, Refused) and not is_new:
+            return
         if time.monotonic() >= end:  # Which the server may have noticed first.
-            return failure(TimeoutError())
+            raise call_error("DEADLINE_EXCEEDED", "no answer in time") from error
         if self._pool.closed:
-            return call_error("CANCELLED", "the client was closed")
-        if isinstance(error, Broken | OSError) and not isinstance(error, TimeoutError):
+            raise call_error("CANCELLED", "the client was closed") from error
+        if isinstance(error, Broken | OSError):
             self._pool.failed(connection.address)
-        return failure(error)
+        raise failure(error) from error
 
 
 class GrpcTransport(BaseGrpcTransport["ThreadConnection"]):
@@ -65,15 +74,14 @@ class GrpcTransport(BaseGrpcTransport["ThreadConnection"]):
             connection, is_new = self._connection(end)
             try:
                 answer = connection.exchange(block, body, end)
-            except BaseException as error:
+            except (Broken, Refused, Reset, OSError) as error:
+                self._lost(connection, error, end, is_new=is_new)
+            except BaseException:
                 self._pool.discard(connection)
-                if isinstance(error, Refused) and not is_new:
-                    continue
-                if isinstance(error, Exception):
-                    raise self._lost(connection, error, end) from error
                 raise
-            self._pool.give_back(connection)
-            return self._calls.read(request, answer)
+            else:
+                self._pool.give_back(connection)
+                return self._calls.read(request, answer)
 
     def close(self) -> None:
         """Closes the connections; calls under way end with an error."""

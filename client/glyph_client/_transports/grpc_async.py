@@ -45,15 +45,14 @@ class AsyncGrpcTransport(BaseGrpcTransport["TaskConnection"]):
             connection, is_new = await self._connection(end)
             try:
                 answer = await connection.exchange(block, body)
-            except BaseException as error:
+            except (Broken, Refused, Reset, OSError) as error:
+                self._lost(connection, error, end, is_new=is_new)
+            except BaseException:
                 self._pool.discard(connection)
-                if isinstance(error, Refused) and not is_new:
-                    continue
-                if isinstance(error, Exception):
-                    raise self._lost(connection, error, end) from error
                 raise
-            self._pool.give_back(connection)
-            return answer
+            else:
+                self._pool.give_back(connection)
+                return answer
 
     async def _connection(self, end: float) -> "tuple[TaskConnection, bool]":
         """One to the address whose turn it is, and whether it is new."""

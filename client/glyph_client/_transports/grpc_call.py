@@ -86,15 +86,13 @@ class Calls:
         raise call_error(code, details, retry_after=_retry_after(answer.headers))
 
 
-def failure(error: Exception) -> CallError:
-    """The error of a call that got no answer."""
-    if isinstance(error, TimeoutError) and error.errno is None:  # else the network's own
-        return call_error("DEADLINE_EXCEEDED", "no answer in time")
+def failure(error: Broken | Refused | Reset | OSError) -> CallError:
+    """The error of a call whose connection failed."""
     if isinstance(error, Reset):
         return call_error(_OF_RESET.get(error.code, "INTERNAL"), str(error))
-    if isinstance(error, Broken | Refused):
-        return call_error("UNAVAILABLE", str(error))
-    return call_error("UNAVAILABLE", f"the connection failed: {getattr(error, 'strerror', None) or error}")
+    if isinstance(error, OSError):
+        return call_error("UNAVAILABLE", f"the connection failed: {error.strerror or error}")
+    return call_error("UNAVAILABLE", str(error))
 
 
 def _lower(headers: Mapping[str, str]) -> list[tuple[str, str]]:
