@@ -18,6 +18,7 @@ from tensorflow.python.platform import tf_logging
 from tensorflow.python.saved_model import loader_impl
 
 from glyph_serving.errors import Code, ServingError, from_tensorflow, invalid_argument
+from glyph_serving.load_problem import load_problem
 
 Array = npt.NDArray[Any]
 Arrays = list[Array]
@@ -148,7 +149,7 @@ def load(
     Raises:
         ServingError: With TensorFlow's own code and message.
     """
-    if not (path / "saved_model.pb").is_file() and not (path / "saved_model.pbtxt").is_file():
+    if not (path / "saved_model.pb").exists() and not (path / "saved_model.pbtxt").exists():
         raise ServingError(
             Code.NOT_FOUND,
             "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
@@ -167,10 +168,10 @@ def load(
         }
     except errors_impl.OpError as error:
         session.close()
-        raise from_tensorflow(error) from error
+        raise load_problem(path, tags) or from_tensorflow(error) from error
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         session.close()
-        raise invalid_argument(f"{path} cannot be loaded: {error}") from error
+        raise load_problem(path, tags) or invalid_argument(f"{path} cannot be loaded: {error}") from error
     return Servable(name, version, path, signatures, definitions, session.close)
 
 

@@ -39,8 +39,8 @@ def break_model(folder: Path, kind: str) -> None:
     else:
         version = folder / ("2" if kind == "hot" else "1")
         shutil.copytree(MODELS / "digits" / "1", version)
-        data = version / "variables" / "variables.data-00000-of-00001"
-        data.write_bytes(data.read_bytes()[:100])
+        cut = version / ("variables/variables.data-00000-of-00001" if kind == "trunc" else "saved_model.pb")
+        cut.write_bytes(cut.read_bytes()[:100])
         if kind == "hot":
             shutil.copytree(MODELS / "digits" / "1", folder / "1")
 
