@@ -10,9 +10,10 @@ from typing import NoReturn
 from glyph_serving import config as configuration
 from glyph_serving import envoy, flags, log, workers
 from glyph_serving.config import ModelConfig, ServerConfig
-from glyph_serving.errors import ServingError
+from glyph_serving.errors import ServingError, invalid_argument
 from glyph_serving.log import LOGGER
 from glyph_serving.source import versions_on_disk
+from glyph_serving.tls import CANNOT_LISTEN
 
 EXIT_FAILURE = 255  # tensorflow_model_server returns -1 from main
 
@@ -21,14 +22,14 @@ def main() -> NoReturn:
     """The entry point of ``glyph-serve``."""
     arguments = sys.argv[1:]
     log.configure(log.TEXT)
-    if "--help" in arguments:
-        print(flags.usage())
-        sys.exit(EXIT_FAILURE)
     try:
         values, unknown = flags.parse(arguments)
     except flags.FlagError as error:
         print(flags.usage(), flush=True)
         fail(str(error))
+    if unknown[:1] == ["--help"]:
+        print(flags.usage())
+        sys.exit(EXIT_FAILURE)
     if values.log_format not in (log.TEXT, log.JSON):
         fail(f"--log_format takes text or json. Received: {values.log_format!r}")
     log.configure(values.log_format)
@@ -36,20 +37,21 @@ def main() -> NoReturn:
         print(f"Glyph ModelServer: {metadata.version('glyph-serving')}")
         print(f"TensorFlow Library: {metadata.version('tensorflow')}")
         sys.exit(0)
+    if unknown:
+        print(f"unknown argument: {unknown[0]}\n{flags.usage()}", flush=True)
     for argument in unknown:
-        print(f"unknown argument: {argument}\n{flags.usage()}", flush=True)
-        LOGGER.warning(f"{argument} is no flag of this server and is ignored")
+        LOGGER.warning(f"{argument} is no flag of this server, or has no =value, and is ignored")
     for name, reason in values.inapplicable.items():
         LOGGER.warning(f"--{name} has no effect: {reason}")
     if values.rest_api_port and values.rest_api_port == values.port:
         LOGGER.warning("--rest_api_port and --port are both %d: REST is not served. Choose another", values.port)
-        arguments = [*arguments, "--rest_api_port=0"]
+        arguments = ["--rest_api_port=0", *(one for one in arguments if not one.startswith("--rest_api_port="))]
         values, _ = flags.parse(arguments)
     try:
         config = configuration.load(values)
     except ServingError as error:
         print(f"Failed to start server. Error: {error}", flush=True)
-        fail(str(error))
+        fail(error.in_full)
     check_ports(config)
     for model in config.models.values():
         if missing := explain_missing(model):
@@ -76,23 +78,29 @@ def fail(message: str) -> NoReturn:
 
 def check_ports(config: ServerConfig) -> None:
     """Fails unless every port can be bound; Envoy would say so only after TensorFlow has been loaded."""
-    address = config.flags.address
     for name in ("port", "rest_api_port"):
         port: int = getattr(config.flags, name)
-        if not port:
-            continue
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-                probe.listen(1)
-            except OverflowError:
-                fail(f"--{name} must lie between 0 and 65535. Received: {port}")
-            except OSError as error:
-                if error.errno == errno.EADDRINUSE:
-                    fail(f"port {port} on {address} is already taken. Free it, or choose another --{name}")
-                fail(f"cannot listen on {address}:{port} (--address, --{name}): {os.strerror(error.errno or 0)}")
+        if port and (problem := _port_problem(config.flags.address, name, port)):
+            if name == "port":
+                print(f"Failed to start server. Error: {invalid_argument(CANNOT_LISTEN)}", flush=True)
+            fail(problem)
+
+
+def _port_problem(address: str, name: str, port: int) -> str:
+    """Why nothing can listen there; empty if it can."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+            probe.listen(1)
+        except OverflowError:
+            return f"--{name} must lie between 0 and 65535. Received: {port}"
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return f"port {port} on {address} is already taken. Free it, or choose another --{name}"
+            return f"cannot listen on {address}:{port} (--address, --{name}): {os.strerror(error.errno or 0)}"
+    return ""
 
 
 def explain_missing(model: ModelConfig) -> str:

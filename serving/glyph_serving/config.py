@@ -1,16 +1,20 @@
 """The configuration files: the same text protobufs that tensorflow_model_server reads."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tensorflow_serving.config import model_server_config_pb2
+from tensorflow_serving.config import model_server_config_pb2, platform_config_pb2
 
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.flags import Flags
 from glyph_serving.text_proto import MESSAGES, read_message
 from glyph_serving.tls import TlsConfig, read_tls
+
+_PLATFORM = "tensorflow"
+_URI = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://")
 
 
 @dataclass(frozen=True)
@@ -111,12 +115,13 @@ def read_batching(path: str) -> BatchingParameters:
     for descriptor, value in message.ListFields():
         values[descriptor.name] = tuple(value) if descriptor.is_repeated else getattr(value, "value", value)
     parameters = BatchingParameters(**values)
-    for name in ("max_batch_size", "max_enqueued_batches"):
-        if name in values and values[name] < 1:
-            raise invalid_argument(f"{name} must be positive; was {values[name]} ({path})")
-    for name in ("batch_timeout_micros", "num_batch_threads", "max_execution_batch_size"):
+    if values.get("num_batch_threads", 1) < 1:
+        raise invalid_argument(f"num_batch_threads must be positive; was {parameters.num_batch_threads}", path)
+    for name in ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "max_execution_batch_size"):
         if getattr(parameters, name) < 0:
-            raise invalid_argument(f"{name} must be non-negative; was {getattr(parameters, name)} ({path})")
+            raise invalid_argument(f"{name} must be non-negative; was {getattr(parameters, name)}", path)
+    if values.get("max_enqueued_batches") == 0 and not parameters.enable_large_batch_splitting:
+        return replace(parameters, max_enqueued_batches=1)
     return parameters
 
 
@@ -130,62 +135,113 @@ def read_model_batching(path: str, common: BatchingParameters) -> BatchingParame
     return replace(own, num_batch_threads=common.num_batch_threads, thread_pool_name=common.thread_pool_name)
 
 
-def check_allowed_sizes(parameters: BatchingParameters) -> None:
-    """Raises INVALID_ARGUMENT, as loading a model does, unless the allowed sizes end with the largest batch."""
-    largest = parameters.max_batch_size
-    if parameters.enable_large_batch_splitting and parameters.max_execution_batch_size:
-        largest = parameters.max_execution_batch_size
+def check_batching(parameters: BatchingParameters) -> None:
+    """Raises INVALID_ARGUMENT, as loading a model does, for sizes that do not go together."""
+    largest, most_in_a_run = parameters.max_batch_size, parameters.max_execution_batch_size
+    splits = parameters.enable_large_batch_splitting
     sizes = parameters.allowed_batch_sizes
-    if sizes and sizes[-1] != largest:
+    end = most_in_a_run or largest if splits else largest
+    if sizes and sizes[-1] != end:
         raise invalid_argument(
-            f"Last entry in allowed_batch_sizes must match max_batch_size; last entry was {sizes[-1]}; "
-            f"expected {largest}"
+            f"Last entry in allowed_batch_sizes must match max_batch_size; last entry was {sizes[-1]}; expected {end}"
+        )
+    if largest == 0:
+        raise invalid_argument("input_batch_size_limit must be positive; was 0", "that is max_batch_size")
+    if splits and largest < most_in_a_run:
+        raise invalid_argument(
+            "When enable_large_batch_splitting is true, input_batch_size_limit must be greater than or equal to "
+            "max_execution_batch_size.",
+            f"they are {largest} (max_batch_size) and {most_in_a_run}",
         )
 
 
-def read_models(path: str) -> dict[str, ModelConfig]:
+def read_models(path: str, served: Container[str] = ()) -> dict[str, ModelConfig]:
     """Reads a ModelServerConfig file.
 
+    Args:
+        path: The file; one with nothing but comments asks for no models.
+        served: The models that are served already.
+
     Raises:
-        ServingError: The file is missing, unreadable, empty, or lists what cannot be served.
+        ServingError: The file is missing, empty or unreadable, or lists what cannot be served.
     """
     message = read_message(path, model_server_config_pb2.ModelServerConfig())
-    if message.WhichOneof("config") != "model_config_list":
-        raise invalid_argument(f"{path}; Invalid argument (it must hold a model_config_list)")
-    return models_from_proto(message)
+    if message.WhichOneof("config") == "custom_model_config":
+        raise invalid_argument(f"{path} has a custom_model_config, which no server reads: use a model_config_list")
+    return models_from_proto(message, served)
 
 
-def models_from_proto(message: model_server_config_pb2.ModelServerConfig) -> dict[str, ModelConfig]:
+def models_from_proto(
+    message: model_server_config_pb2.ModelServerConfig, served: Container[str] = ()
+) -> dict[str, ModelConfig]:
     """The models that a ModelServerConfig lists.
 
+    Args:
+        message: The configuration.
+        served: The models that are served already, none of which may change its platform.
+
     Raises:
-        ServingError: INVALID_ARGUMENT for a name listed twice, a relative base path or an unknown platform.
+        ServingError: INVALID_ARGUMENT for a name listed twice, a relative base path, or a platform that is missing,
+            unknown or another one than before.
     """
-    models: dict[str, ModelConfig] = {}
-    for entry in message.model_config_list.config:
-        if entry.name in models:
+    entries = message.model_config_list.config
+    names = set()
+    for entry in entries:
+        if entry.name in names:
             raise invalid_argument(f"Illegal to list model {entry.name} multiple times in config list")
-        if not entry.base_path.startswith("/"):
+        names.add(entry.name)
+    base_paths = {entry.name: _base_path(entry.name, entry.base_path) for entry in entries}
+    for entry in entries:
+        if entry.name in served and (platform := _platform(entry)) != _PLATFORM:
             raise invalid_argument(
-                f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
+                f"Illegal to change a model's platform. For model {entry.name} platform was {_PLATFORM} and new "
+                f"platform requested is {platform}"
             )
-        if entry.model_platform not in ("", "tensorflow"):
-            raise invalid_argument(f"Model {entry.name} requests unsupported platform {entry.model_platform}")
-        choice = entry.model_version_policy.WhichOneof("policy_choice")
-        policy = VersionPolicy()
-        if choice == "latest":
-            policy = VersionPolicy(latest=max(1, entry.model_version_policy.latest.num_versions))
-        elif choice == "all":
-            policy = VersionPolicy(latest=0)
-        elif choice == "specific":
-            versions = tuple(entry.model_version_policy.specific.versions)
-            if not versions:
-                raise invalid_argument(f"Model {entry.name} has a specific version policy without versions")
-            policy = VersionPolicy(latest=0, specific=versions)
-        models[entry.name] = ModelConfig(
-            entry.name, Path(entry.base_path), policy, dict(entry.version_labels), _logging(entry)
+    for entry in entries:
+        if (platform := _platform(entry)) != _PLATFORM:
+            raise invalid_argument(f"Model {entry.name} requests unsupported platform {platform}")
+    return {
+        entry.name: ModelConfig(
+            entry.name, base_paths[entry.name], _policy(entry), dict(entry.version_labels), _logging(entry)
         )
-    return models
+        for entry in entries
+    }
+
+
+def _base_path(name: str, text: str) -> Path:
+    """The folder that a base path, or its URI, names."""
+    path = text.removeprefix("file://")
+    if path.startswith("/"):
+        return Path(path)
+    if _URI.match(text):
+        raise invalid_argument(f"Model {name} must lie in a folder of this machine; got base_path()={text}")
+    raise invalid_argument(f"Expected model {name} to have an absolute path or URI; got base_path()={text}")
+
+
+def _platform(entry: model_server_config_pb2.ModelConfig) -> str:
+    """The platform of a model, which an older field may name too."""
+    model_type, platform = entry.model_type, entry.model_platform
+    both = "ModelServerConfig::model_type (deprecated) %s ModelServerConfig::model_platform."
+    if not model_type and not platform:
+        raise invalid_argument(f"Illegal setting neither {both % 'nor'}")
+    if model_type and platform:
+        raise invalid_argument(f"Illegal setting both {both % 'and'}")
+    if model_type not in (model_server_config_pb2.MODEL_TYPE_UNSPECIFIED, model_server_config_pb2.TENSORFLOW):
+        raise invalid_argument(f"ModelServerConfig::model_type choice {model_type} not supported.")
+    return platform or _PLATFORM
+
+
+def _policy(entry: model_server_config_pb2.ModelConfig) -> VersionPolicy:
+    policy = entry.model_version_policy
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return VersionPolicy(latest=0)
+    if choice == "specific":
+        versions = tuple(policy.specific.versions)
+        if not versions:
+            raise invalid_argument(f"Model {entry.name} has a specific version policy without versions")
+        return VersionPolicy(latest=0, specific=versions)
+    return VersionPolicy(latest=max(1, policy.latest.num_versions))
 
 
 def _logging(entry: model_server_config_pb2.ModelConfig) -> LoggingConfig | None:
@@ -222,8 +278,14 @@ def load(flags: Flags) -> ServerConfig:
     if flags.file_system_poll_wait_seconds < 0:
         seconds = flags.file_system_poll_wait_seconds
         raise invalid_argument(f"--file_system_poll_wait_seconds must be 0 (look once) or more. Received: {seconds}")
-    parallelism = (flags.tensorflow_intra_op_parallelism, flags.tensorflow_inter_op_parallelism)
-    if flags.tensorflow_session_parallelism and any(parallelism):
+    if (
+        min(
+            flags.tensorflow_session_parallelism,
+            flags.tensorflow_intra_op_parallelism,
+            flags.tensorflow_inter_op_parallelism,
+        )
+        > 0
+    ):
         raise invalid_argument(
             "Either configure server_options.tensorflow_session_parallelism or "
             "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
@@ -232,10 +294,12 @@ def load(flags: Flags) -> ServerConfig:
     if flags.model_config_file:
         models = read_models(flags.model_config_file)
     elif flags.model_base_path:
-        base_path = Path(flags.model_base_path).absolute()
+        base_path = _base_path(flags.model_name, flags.model_base_path)
         models = {flags.model_name: ModelConfig(flags.model_name, base_path, VersionPolicy(), {})}
     else:
         raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
+    if flags.platform_config_file:
+        read_message(flags.platform_config_file, platform_config_pb2.PlatformConfigMap())
     batching = None
     if flags.batching_parameters_file and not flags.enable_batching:
         raise invalid_argument(
@@ -245,7 +309,7 @@ def load(flags: Flags) -> ServerConfig:
         path = flags.batching_parameters_file
         batching = read_batching(path) if path else BatchingParameters()
     metrics_path = None
-    if flags.monitoring_config_file:
+    if flags.monitoring_config_file and flags.rest_api_port:
         prometheus = read_message(flags.monitoring_config_file, MESSAGES["MonitoringConfig"]()).prometheus_config
         if prometheus.enable:
             metrics_path = prometheus.path or "/monitoring/prometheus/metrics"

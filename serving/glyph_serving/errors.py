@@ -57,20 +57,27 @@ class ServingError(Exception):
     Attributes:
         code: The canonical status code.
         message: What went wrong, as the genuine server words it where it has words for it.
+        detail: What can be said beyond that, for the operator.
     """
 
-    def __init__(self, code: Code, message: str) -> None:
+    def __init__(self, code: Code, message: str, detail: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.detail = detail
+
+    @property
+    def in_full(self) -> str:
+        """All of it, for logs."""
+        return f"{self} ({self.detail})" if self.detail else str(self)
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
 
 
-def invalid_argument(message: str) -> ServingError:
+def invalid_argument(message: str, detail: str = "") -> ServingError:
     """An INVALID_ARGUMENT error, by far the most frequent one."""
-    return ServingError(Code.INVALID_ARGUMENT, message)
+    return ServingError(Code.INVALID_ARGUMENT, message, detail)
 
 
 def from_tensorflow(error: Exception) -> ServingError:

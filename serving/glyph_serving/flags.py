@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 
@@ -22,6 +22,8 @@ def _flag(default: bool | int | float | str, help_text: str, *, inapplicable: st
 
 
 _CPUS = os.cpu_count() or 1
+_INT_LIMITS = {"int32": 2**31, "int64": 2**63}
+_WIDE = ("load_retry_interval_micros", "request_log_file_bytes")  # int64; other whole numbers are int32
 _NO_POOL = "requests are answered on event loops, so there is no pool of request threads to size"
 _NO_TFLITE = "only TensorFlow SavedModels are served"
 _NO_PROFILER = "the profiler service is not part of this server"
@@ -131,10 +133,10 @@ class Flags:
 
 
 def parse(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
-    """Reads ``--name=value`` and ``--name value``; a bare ``--name`` sets a boolean to true.
+    """Reads ``--name=value``, as tensorflow_model_server does; a bare ``--name`` sets a boolean to true.
 
     Args:
-        arguments: The command line without the program's name.
+        arguments: The command line without the program's name; after ``--`` nothing is a flag.
 
     Returns:
         The flags, and the arguments that are none, which tensorflow_model_server warns about and ignores.
@@ -145,44 +147,52 @@ def parse(arguments: Sequence[str]) -> tuple[Flags, list[str]]:
     known = {flag.name: flag for flag in fields(Flags)}
     values: dict[str, Any] = {}
     unknown: list[str] = []
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
+    for position, argument in enumerate(arguments):
+        if argument == "--":
+            unknown.extend(arguments[position:])
+            break
         name, given, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or name not in known:
+        flag = known.get(name) if argument.startswith("--") else None
+        if flag is not None and (given or isinstance(flag.default, bool)):
+            values[name] = _convert(flag, value if given else "true")
+        else:
             unknown.append(argument)
-            continue
-        if not given:
-            if isinstance(known[name].default, bool):
-                value = "true"
-            elif rest:
-                value = rest.pop(0)
-        values[name] = _convert(name, known[name].default, value)
     return Flags(**values), unknown
 
 
-def _convert(name: str, default: object, value: str) -> object:
+def _convert(flag: Field[Any], value: str) -> object:
+    kind = _kind(flag)
+    if kind == "string":
+        return value
     try:
-        if isinstance(default, bool):
-            return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
-        if isinstance(default, int):
-            return int(value)
-        if isinstance(default, float):
+        if kind == "bool":
+            return {"true": True, "false": False}[value]
+        if not value.isascii() or "_" in value or value != value.rstrip():
+            raise ValueError
+        if kind == "float":
             return float(value)
+        number, limit = int(value), _INT_LIMITS[kind]
+        if not -limit <= number < limit:
+            raise ValueError
+        return number
     except (KeyError, ValueError):
-        kind = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
-        raise FlagError(f"--{name} takes {kind}. Received: {value!r}") from None
-    return value
+        what = {"bool": "true or false", "float": "a number"}.get(kind, f"a whole number of type {kind}")
+        raise FlagError(f"--{flag.name} takes {what}. Received: {value!r}") from None
+
+
+def _kind(flag: Field[Any]) -> str:
+    """The type of a flag, as the usage names it."""
+    kind = {bool: "bool", int: "int32", float: "float", str: "string"}[type(flag.default)]
+    return "int64" if flag.name in _WIDE else kind
 
 
 def usage() -> str:
     """The list of all flags, in the form that tensorflow_model_server prints."""
-    kinds = {bool: "bool", int: "int32", float: "float", str: "string"}
     lines = ["usage: glyph-serve", "Flags:"]
     for flag in fields(Flags):
         default = flag.default
         shown = str(default).lower() if isinstance(default, bool) else f'"{default}"' if default == "" else default
         note = f" No effect here: {flag.metadata['inapplicable']}." if flag.metadata["inapplicable"] else ""
         setting = f"--{flag.name}={shown}"
-        lines.append(f"\t{setting:<33}\t{kinds[type(default)]}\t{flag.metadata['help']}{note}")
+        lines.append(f"\t{setting:<33}\t{_kind(flag)}\t{flag.metadata['help']}{note}")
     return "\n".join(lines)

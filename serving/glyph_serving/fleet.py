@@ -17,7 +17,7 @@ from glyph_serving import inference
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.gate import Gate, Receive, Send
 from glyph_serving.manager import Manager
-from glyph_serving.metrics import Metrics, add_expositions
+from glyph_serving.metrics import Metrics, add_expositions, first_samples
 
 _STATUS, _METRICS, _RELOAD = "/status", "/metrics", "/reload"
 _SECONDS = 600.0  # the longest that a worker may take, loading models included
@@ -65,11 +65,19 @@ class Fleet:
     ) -> model_management_pb2.ReloadConfigResponse:
         """Replaces the list of models in all workers and waits until it is in effect.
 
+        Returns:
+            How much each of the metrics that are asked for has grown meanwhile.
+
         Raises:
             ServingError: What the first worker to refuse it says.
         """
+        names = request.metric_names
+        before = first_samples(await self.exposition(), names) if names else {}
         await asyncio.gather(self._reload_own(request), self._ask(_RELOAD, request.SerializeToString()))
-        return model_management_pb2.ReloadConfigResponse(status=status_pb2.StatusProto())
+        response = model_management_pb2.ReloadConfigResponse(status=status_pb2.StatusProto())
+        for name, value in first_samples(await self.exposition(), before).items():
+            response.metric.add(name=name, int64_value_increase=value - before[name])
+        return response
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers another worker, about this one alone."""
@@ -94,7 +102,8 @@ class Fleet:
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
                 "supported"
             )
-        await asyncio.to_thread(self._manager.reload, configuration.models_from_proto(request.config))
+        models = configuration.models_from_proto(request.config, self._manager.model_names)
+        await asyncio.to_thread(self._manager.reload, models)
 
     async def _ask(self, path: str, body: bytes) -> list[bytes]:
         """What the other workers answer; one that is not there, for it starts anew, has nothing to say."""

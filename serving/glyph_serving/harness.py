@@ -76,6 +76,7 @@ class Harness:
         loaded: What answers, while it is available.
         aspired: Whether it is wanted.
         fingerprint: What the folder was like when it failed.
+        tries: How often loading it has failed so far.
     """
 
     name: str
@@ -86,22 +87,33 @@ class Harness:
     loaded: Loaded | None = None
     aspired: bool = True
     fingerprint: object = None
+    tries: int = 0
 
     @property
     def settled(self) -> bool:
-        """Whether it is where it is wanted, or will not get there."""
+        """Whether it is where it is wanted, will not get there, or has failed to at least once."""
         if self.aspired:
-            return self.state is State.AVAILABLE or (self.state is State.END and self.error is not None)
-        return self.state is State.END
+            return self.state is State.AVAILABLE or self.failed or self.tries > 0
+        return self.state in (State.AVAILABLE, State.END)  # the one stays until another takes its place
+
+    @property
+    def failed(self) -> bool:
+        """Whether it could not be loaded and will not be tried again."""
+        return self.state is State.END and self.error is not None
 
 
-def failure_error(failures: Sequence[Failure]) -> ServingError:
-    """The error for versions that could not be loaded, as the genuine server words it."""
+def failure_error(what: str, failures: Sequence[Failure]) -> ServingError:
+    """The error for versions that could not be loaded, as the genuine server words it.
+
+    Args:
+        what: What it calls them.
+        failures: The versions.
+    """
     reasons = "".join(
         f"{{{{name: {failure.name} version: {failure.version}}} due to error: {failure.error}}}, "
         for failure in failures
     )
-    return ServingError(Code.UNKNOWN, f"{len(failures)} servable(s) did not become available: {{{reasons}}}")
+    return ServingError(Code.UNKNOWN, f"{len(failures)} {what}(s) did not become available: {{{reasons}}}")
 
 
 def fingerprint(path: Path) -> object:

@@ -156,7 +156,7 @@ class Loader:
             file = path / BATCHING_FILE
             batching = configuration.read_model_batching(str(file), batching) if file.is_file() else None
         if batching is not None:
-            configuration.check_allowed_sizes(batching)
+            configuration.check_batching(batching)
         return batching
 
 
@@ -184,13 +184,13 @@ def read_session_config(flags: Flags) -> config_pb2.ConfigProto:
     if flags.tensorflow_session_config_file:
         read_message(flags.tensorflow_session_config_file, config)
     config.intra_op_parallelism_threads = (
-        flags.tensorflow_session_parallelism
-        or flags.tensorflow_intra_op_parallelism
+        flags.tensorflow_intra_op_parallelism
+        or flags.tensorflow_session_parallelism
         or config.intra_op_parallelism_threads
     )
     config.inter_op_parallelism_threads = (
-        flags.tensorflow_session_parallelism
-        or flags.tensorflow_inter_op_parallelism
+        flags.tensorflow_inter_op_parallelism
+        or flags.tensorflow_session_parallelism
         or config.inter_op_parallelism_threads
     )
     return config

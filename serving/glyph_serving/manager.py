@@ -5,7 +5,7 @@ is available (the availability-preserving policy); a failed load is tried again.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,10 +162,12 @@ class Manager:
         """Replaces the list of models and waits until what is new is available and what is gone is unloaded.
 
         Raises:
-            ServingError: NOT_FOUND for a model without versions on disk, FAILED_PRECONDITION for a label of a version
-                that is not available (nothing changes in either case); UNKNOWN for one that cannot be loaded.
+            ServingError: NOT_FOUND for a new model without versions on disk, FAILED_PRECONDITION for a label of a
+                version that is not available (nothing changes in either case); UNKNOWN for a new model that cannot be
+                loaded.
         """
-        for model in models.values():
+        new = [model for name, model in models.items() if name not in self._models]
+        for model in new:
             if not _has_versions(model):
                 raise ServingError(
                     Code.NOT_FOUND,
@@ -173,26 +175,24 @@ class Manager:
                     "there, or correct the path",
                 )
         self.set_models(models)
-        if failures := self.wait_until_settled():
-            raise failure_error(failures)
+        if failures := self.wait_until_settled([model.name for model in new]):
+            raise failure_error("model", failures)
 
-    def wait_until_settled(self, timeout: float | None = None) -> list[Failure]:
-        """Waits until every configured model has versions and each of them is available or has failed for good.
+    def wait_until_settled(self, names: Iterable[str]) -> list[Failure]:
+        """Waits until the list of models is in effect and each of these models is available or will not be.
+
+        Every other version has been tried by then, too; one that failed may be tried again later.
+
+        Args:
+            names: Configured models.
 
         Returns:
-            The failed ones.
-
-        Raises:
-            TimeoutError: That did not happen in time.
+            For each of the models that will not be available, its newest version.
         """
         with self._changed:
-            if not self._changed.wait_for(self._settled, timeout):
-                raise TimeoutError
-            return [
-                Failure(harness.name, harness.version, harness.error)
-                for harness in self._harnesses.values()
-                if harness.aspired and harness.name in self._models and harness.error and harness.state is State.END
-            ]
+            self._changed.wait_for(lambda: self._settled(names))
+            aspired = [harness for name in names for harness in self._aspired(name)[:1] if name not in self._routes]
+            return [Failure(one.name, one.version, one.error) for one in aspired if one.error is not None]
 
     def stop(self) -> None:
         """Stops watching and loading. What is available goes on answering."""
@@ -216,13 +216,22 @@ class Manager:
                 "inference",
             )
 
-    def _settled(self) -> bool:
-        wanted = [harness for harness in self._harnesses.values() if harness.aspired]
+    def _settled(self, names: Iterable[str]) -> bool:
         return (
             self._reconciled == self._generation
-            and all(any(harness.name == name for harness in wanted) for name in self._models)
             and all(harness.settled for harness in self._harnesses.values())
+            and all(self._decided(name) for name in names if name in self._models)
         )
+
+    def _decided(self, name: str) -> bool:
+        """Whether a model is available, or has versions none of which will be."""
+        aspired = self._aspired(name)
+        return name in self._routes or (bool(aspired) and all(harness.failed for harness in aspired))
+
+    def _aspired(self, name: str) -> list[Harness]:
+        """The wanted versions of a model, newest first."""
+        found = [harness for harness in self._harnesses.values() if harness.aspired and harness.name == name]
+        return sorted(found, key=lambda harness: harness.version, reverse=True)
 
     def _watch(self) -> None:
         while not self._stopping:
@@ -300,6 +309,7 @@ class Manager:
             with self._changed:
                 if not harness.aspired or self._stopping:
                     harness.state = State.END
+                    self._changed.notify_all()
                     return
                 harness.state = State.LOADING
             before = fingerprint(harness.path)
@@ -319,14 +329,15 @@ class Manager:
             again = attempt < tries
             LOGGER.warning(
                 f"{harness.name} version {harness.version} ({harness.path}) failed to load, try {attempt} of {tries}: "
-                f"{problem}" + (f". Next try in {self._retry.interval:g} s" if again else "")
+                f"{problem.in_full}" + (f". Next try in {self._retry.interval:g} s" if again else "")
             )
             with self._changed:
+                harness.tries = attempt
+                self._changed.notify_all()
                 if again:
                     self._changed.wait_for(lambda: self._stopping or not harness.aspired, self._retry.interval)
                 else:
                     harness.state, harness.error, harness.fingerprint = State.END, problem, before
-                    self._changed.notify_all()
 
     def _take_down(self, harness: Harness) -> None:
         loaded = harness.loaded

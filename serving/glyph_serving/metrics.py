@@ -1,10 +1,10 @@
 """Prometheus metrics under the genuine server's names, labels and buckets, and a few that it lacks."""
 
+import itertools
 import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from itertools import chain
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -209,7 +209,7 @@ class Metrics:
 
     def _count_waits(self, key: tuple[str, ...], waits: list[tuple[Sequence[int], Sequence[float]]]) -> None:
         name, version, *pool = key
-        examples, seconds = (list(chain.from_iterable(each)) for each in zip(*waits, strict=True))
+        examples, seconds = (list(itertools.chain.from_iterable(each)) for each in zip(*waits, strict=True))
         self.queue_time.observe_all(_micros(seconds), name, version)
         if pool:
             self.input_batch_size.observe_all(examples)
@@ -266,6 +266,24 @@ def add_expositions(texts: Sequence[bytes]) -> bytes:
         lines.append(header)
         lines.extend(f"{name} {_number(value)}" for name, value in series.items())
     return ("\n".join(lines) + "\n").encode()
+
+
+def first_samples(text: bytes, names: Iterable[str]) -> dict[str, int]:
+    """The first value of each of some counters, as the genuine server reports them with a reload.
+
+    Args:
+        text: An exposition.
+        names: Counters by their names inside TensorFlow, e.g. ``/tensorflow/serving/request_count``.
+
+    Returns:
+        By name; 0 for what is no counter or has not counted yet.
+    """
+    lines = text.decode().splitlines()
+    firsts = {name: sample for name, sample in itertools.pairwise(lines) if not sample.startswith("#")}
+    return {
+        name: int(float(firsts.get(f"# TYPE {name.replace('/', ':')} counter", "0").rpartition(" ")[2]))
+        for name in names
+    }
 
 
 def _braces(names: Sequence[str], values: Sequence[str]) -> str:

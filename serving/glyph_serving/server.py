@@ -117,17 +117,17 @@ class Server:
     def _apply(self, path: str) -> Mapping[str, ModelConfig] | None:
         """Serves what a model config file says; None, with a warning, if that cannot be."""
         try:
-            models = configuration.read_models(path)
+            models = configuration.read_models(path, self._manager.model_names)
             self._manager.reload(models)
         except ServingError as error:
-            LOGGER.warning("%s is not in effect: %s", path, error)
+            LOGGER.warning("%s is not in effect: %s", path, error.in_full)
             return None
         return models
 
     def _start(self) -> None:
         """Opens the ports once the models are available, and says so; ends the process if they cannot be."""
-        if failures := self._manager.wait_until_settled():
-            _fail(failure_error(failures))
+        if failures := self._manager.wait_until_settled(self._config.models):
+            _fail(failure_error("servable", failures))
         self._models_ready.set()
         if workers.is_first():
             self._announce()
@@ -138,17 +138,16 @@ class Server:
     def _announce(self) -> None:
         """Says that the server is ready, once all its ports are open and all its workers are there."""
         options = self._config.flags
-        addresses = []
+        served = [
+            f"{name} version {', '.join(map(str, versions))}" for name, versions in self._manager.available().items()
+        ]
         for protocol, port in (("gRPC", options.port), ("REST", options.rest_api_port)):
             if port:
                 _wait_for(socket.AF_INET6 if ":" in options.address else socket.AF_INET, (options.address, port))
-                addresses.append(f"{protocol} {options.address}:{port}")
+                served.append(f"{protocol} {options.address}:{port}")
         for other in self._others:
             _wait_for(socket.AF_UNIX, str(other))
-        models = ", ".join(
-            f"{name} version {', '.join(map(str, versions))}" for name, versions in self._manager.available().items()
-        )
-        print(f"glyph-serve: ready: {', '.join([models, *addresses])}", flush=True)
+        print(f"glyph-serve: ready: {', '.join(served)}", flush=True)
 
     def _poll_config(self, path: str, seconds: int) -> NoReturn:
         """Applies the model config file whenever its text has changed."""
@@ -217,5 +216,5 @@ def _wait_for(family: socket.AddressFamily, address: Any) -> None:
 
 def _fail(error: ServingError) -> NoReturn:
     print(f"Failed to start server. Error: {error}", flush=True)
-    LOGGER.error("%s", error)
+    LOGGER.error("%s", error.in_full)
     os._exit(EXIT_FAILURE)

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.schema import message_classes
 
+_UNKNOWN_ANY = "not found in descriptor pool"  # what the parser says of a message in an Any that it has no type for
 _INT64 = "google.protobuf.Int64Value"
 
 # Messages of tensorflow/serving's sources that the package tensorflow-serving-api leaves out.
@@ -42,7 +43,7 @@ def read_message(path: str, message: Message) -> Any:
     """Fills a message from a text protobuf file.
 
     Raises:
-        ServingError: NOT_FOUND if there is no such file, INVALID_ARGUMENT if it cannot be parsed.
+        ServingError: NOT_FOUND if there is no such file, INVALID_ARGUMENT if it is empty or cannot be parsed.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -50,7 +51,11 @@ def read_message(path: str, message: Message) -> Any:
         raise ServingError(Code.NOT_FOUND, f"{path}; No such file or directory") from None
     except (OSError, UnicodeDecodeError) as error:
         raise invalid_argument(f"{path}; {error}") from None
+    if not text:
+        raise invalid_argument(f"{path}; Invalid argument", "the file is empty")
     try:
         return text_format.Parse(text, message)
     except text_format.ParseError as error:
-        raise invalid_argument(f"Invalid protobuf file: '{path}' ({error})") from None
+        if _UNKNOWN_ANY in str(error):
+            return message  # which nobody here would read
+        raise invalid_argument(f"Invalid protobuf file: '{path}'", str(error)) from None

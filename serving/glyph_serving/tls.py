@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from glyph_serving.errors import invalid_argument
 from glyph_serving.text_proto import MESSAGES, read_message
 
+CANNOT_LISTEN = "Failed to BuildAndStart gRPC server"
+
 
 @dataclass(frozen=True)
 class TlsConfig:
@@ -32,9 +34,11 @@ def read_tls(path: str) -> TlsConfig:
     message = read_message(path, MESSAGES["SSLConfig"]())
     for name in ("server_key", "server_cert"):
         if not getattr(message, name):
-            raise invalid_argument(f"{path} has no {name}: it must hold the PEM text itself")
+            raise invalid_argument(CANNOT_LISTEN, f"{path} has no {name}: it must hold the PEM text itself")
     if message.client_verify and not message.custom_ca:
-        raise invalid_argument(f"{path} asks for client_verify but has no custom_ca to verify callers with")
+        raise invalid_argument(
+            CANNOT_LISTEN, f"{path} asks for client_verify but has no custom_ca to verify callers with"
+        )
     authority = message.custom_ca if message.client_verify else ""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.NamedTemporaryFile("w") as both:  # which the ssl module takes from a file only
@@ -46,5 +50,7 @@ def read_tls(path: str) -> TlsConfig:
                 context.load_verify_locations(cadata=authority)
         except ssl.SSLError as error:
             reason = error.reason or str(error)
-            raise invalid_argument(f"{path}: server_key, server_cert or custom_ca cannot be used: {reason}") from None
+            raise invalid_argument(
+                CANNOT_LISTEN, f"{path}: server_key, server_cert or custom_ca cannot be used: {reason}"
+            ) from None
     return TlsConfig(message.server_key, message.server_cert, authority)

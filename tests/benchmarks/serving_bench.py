@@ -144,9 +144,9 @@ class Bench:
         self.heavy = load("heavy", 1, heavy, session_config=one_thread).signatures["serving_default"]
         self._write_messages()
         (folder / "models.config").write_text(
-            f'model_config_list {{ config {{ name: "digits" base_path: "{model.parent}" '
+            f'model_config_list {{ config {{ name: "digits" base_path: "{model.parent}" model_platform: "tensorflow" '
             f"model_version_policy {{ specific {{ versions: {model.name} }} }} }} "
-            f'config {{ name: "heavy" base_path: "{heavy.parent}" }} }}'
+            f'config {{ name: "heavy" base_path: "{heavy.parent}" model_platform: "tensorflow" }} }}'
         )
         (folder / "batching.config").write_text(
             "max_batch_size { value: 64 } batch_timeout_micros { value: 0 } max_enqueued_batches { value: 1000 }"

@@ -63,12 +63,13 @@ def launch(case: dict[str, Any], folder: Path) -> Start:
     if case["group"] == "broken model":
         break_model(folder / kind, kind)
     (folder / "mm.txt").write_text(
-        f'model_config_list {{ config {{ name: "{kind}" base_path: "{folder / kind}" }} '
-        f'config {{ name: "digits" base_path: "{MODELS / "digits"}" }} }}'
+        f'model_config_list {{ config {{ name: "{kind}" base_path: "{folder / kind}" model_platform: "tensorflow" }} '
+        f'config {{ name: "digits" base_path: "{MODELS / "digits"}" model_platform: "tensorflow" }} }}'
     )
     labelled = folder / "labelled.config"
     labelled.write_text(
         f'model_config_list {{ config {{ name: "half_plus_two" base_path: "{MODELS}/half_plus_two" '
+        'model_platform: "tensorflow" '
         'version_labels { key: "canary" value: 2 } version_labels { key: "stable" value: 1 } } }'
     )
     places = {"$MODELS.config": labelled, "$MODELS": MODELS, "$SCRATCH": folder}

@@ -43,8 +43,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of both recorded models, with everything switched on."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "models.config").write_text(
-        f'model_config_list {{ config {{ name: "digits" base_path: "{RECORDED_MODELS}/digits" }} '
-        f'config {{ name: "half_plus_two" base_path: "{RECORDED_MODELS}/half_plus_two" '
+        f'model_config_list {{ config {{ name: "digits" base_path: "{RECORDED_MODELS}/digits" '
+        'model_platform: "tensorflow" } '
+        f'config {{ name: "half_plus_two" base_path: "{RECORDED_MODELS}/half_plus_two" model_platform: "tensorflow" '
         "model_version_policy { specific { versions: 1 versions: 2 } } "
         'version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 } } }'
     )

@@ -37,6 +37,7 @@ def server(folder: Path, certificates: Certificates) -> Iterator[Server]:
     (folder / "grpc.config").write_text(f"{pair} custom_ca: {quoted(certificates.authority)} client_verify: true")
     (folder / "models.config").write_text(
         f'model_config_list {{ config {{ name: "half_plus_two" base_path: "{RECORDED_MODELS / "half_plus_two"}" '
+        'model_platform: "tensorflow" '
         f'logging_config {{ log_collector_config {{ type: "tfrecord" filename_prefix: "{folder / "requests"}" }} '
         "sampling_config { sampling_rate: 1 } } } }"
     )

@@ -41,7 +41,7 @@ class Home:
         (self.config.parent / "next").rename(self.config)
 
     def entry(self, extra: str = "") -> str:
-        return f'name: "half_plus_two" base_path: "{self.model}" {extra}'
+        return f'name: "half_plus_two" base_path: "{self.model}" model_platform: "tensorflow" {extra}'
 
     def states(self, model: str = "half_plus_two") -> dict[int, tuple[str, str]]:
         """State and error message of every version."""
@@ -172,7 +172,9 @@ def test_labels_are_given_to_available_versions_only(home: Home) -> None:
 
 
 def test_sighup_reads_the_config_file_at_once_and_a_removed_model_is_gone(home: Home) -> None:
-    home.configure(home.entry(), f'name: "digits" base_path: "{RECORDED_MODELS / "digits"}"')
+    home.configure(
+        home.entry(), f'name: "digits" base_path: "{RECORDED_MODELS / "digits"}" model_platform: "tensorflow"'
+    )
     home.server.running.process.send_signal(signal.SIGHUP)
     wait_until(lambda: ask(home.server, "/readyz") == (200, "half_plus_two: version 6\ndigits: version 1\n"))
     home.configure(home.entry())
@@ -184,7 +186,7 @@ def test_sighup_reads_the_config_file_at_once_and_a_removed_model_is_gone(home: 
 def test_readiness_names_a_model_that_is_not_available(home: Home) -> None:
     empty = home.model.parent / "empty"
     (empty / "1").mkdir(parents=True)
-    home.configure(home.entry(), f'name: "empty" base_path: "{empty}"')
+    home.configure(home.entry(), f'name: "empty" base_path: "{empty}" model_platform: "tensorflow"')
     wait_until(lambda: ask(home.server, "/readyz") == (503, "half_plus_two: version 6\nempty: not available\n"))
     assert ask(home.server, "/healthz") == (200, "alive\n")
     home.configure(home.entry())

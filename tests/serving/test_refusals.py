@@ -13,10 +13,10 @@ GLYPH_SERVE = Path(sysconfig.get_path("scripts")) / "glyph-serve"
 
 
 @pytest.fixture
-def refusal(free_ports: Callable[[int], list[int]]) -> Callable[..., str]:
-    """Starts glyph-serve with flags that it must refuse; what it says on stderr."""
+def ending(free_ports: Callable[[int], list[int]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Starts glyph-serve with flags with which it ends, and with 255; what it says."""
 
-    def start(*flags: str) -> str:
+    def start(*flags: str) -> subprocess.CompletedProcess[str]:
         grpc, rest = free_ports(2)
         usual = ["--address=127.0.0.1", f"--port={grpc}", f"--rest_api_port={rest}", "--model_name=digits"]
         done = subprocess.run(
@@ -27,9 +27,15 @@ def refusal(free_ports: Callable[[int], list[int]]) -> Callable[..., str]:
         )
         assert done.returncode == 255
         assert "Traceback" not in done.stderr
-        return done.stderr
+        return done
 
     return start
+
+
+@pytest.fixture
+def refusal(ending: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., str]:
+    """Starts glyph-serve with flags that it must refuse; what it says on stderr."""
+    return lambda *flags: ending(*flags).stderr
 
 
 @pytest.mark.parametrize("flag", ["port", "rest_api_port"])
@@ -80,3 +86,35 @@ def test_unusable_certificates_are_named(
 def test_a_flag_without_effect_is_told(refusal: Callable[..., str], tmp_path: Path) -> None:
     said = refusal(f"--model_base_path={tmp_path}", "--enable_profiler=false")
     assert "warning: --enable_profiler has no effect: the profiler service is not part of this server" in said
+
+
+CANNOT_LISTEN = "Failed to start server. Error: INVALID_ARGUMENT: Failed to BuildAndStart gRPC server\n"
+
+
+def test_a_port_for_grpc_that_cannot_be_had_is_told_as_the_genuine_server_does(
+    ending: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = ending(f"--model_base_path={DIGITS}", "--port=-1")
+    assert done.stdout == CANNOT_LISTEN
+    assert "--port must lie between 0 and 65535. Received: -1" in done.stderr
+
+
+def test_certificates_that_cannot_be_used_are_told_as_the_genuine_server_does(
+    ending: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "ssl.config").write_text('server_key: "k" server_cert: "c"')
+    assert ending(f"--model_base_path={DIGITS}", f"--ssl_config_file={tmp_path / 'ssl.config'}").stdout == CANNOT_LISTEN
+
+
+def test_the_first_of_the_unknown_arguments_is_told_with_the_usage(
+    ending: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    done = ending("--foo=1", "--help", "--model_base_path", str(tmp_path))
+    assert done.stdout.startswith("unknown argument: --foo=1\nusage: glyph-serve\nFlags:\n")
+    assert done.stdout.count("unknown argument") == 1
+    assert "Both server_options.model_base_path and server_options.model_config_file are empty!" in done.stdout
+    assert "--model_base_path is no flag of this server, or has no =value, and is ignored" in done.stderr
+
+
+def test_help_is_the_usage_alone(ending: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    assert ending("--help").stdout.startswith("usage: glyph-serve\nFlags:\n")

@@ -170,7 +170,7 @@ def test_model_status(models: Any) -> None:
 def test_a_reload_that_names_a_missing_folder_is_refused_at_once_and_changes_nothing(models: Any) -> None:
     # The genuine server blocks.
     request = model_management_pb2.ReloadConfigRequest()
-    request.config.model_config_list.config.add(name="gone", base_path="/nonexistent")
+    request.config.model_config_list.config.add(name="gone", base_path="/nonexistent", model_platform="tensorflow")
     with pytest.raises(grpc.RpcError) as error:
         models.HandleReloadConfigRequest(request, timeout=TIMEOUT)
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
@@ -183,7 +183,9 @@ def test_a_reload_adds_and_removes_models(models: Any, prediction: Any) -> None:
         request = model_management_pb2.ReloadConfigRequest()
         for name in names:
             folder = "half_plus_two" if name == "again" else name
-            config = request.config.model_config_list.config.add(name=name, base_path=str(RECORDED_MODELS / folder))
+            config = request.config.model_config_list.config.add(
+                name=name, base_path=str(RECORDED_MODELS / folder), model_platform="tensorflow"
+            )
             if name == "half_plus_two":
                 config.model_version_policy.specific.versions.extend([1, 2])
                 config.version_labels["stable"], config.version_labels["canary"] = 1, 2

@@ -71,7 +71,7 @@ def test_small_batches_turn_nobody_away(server: Server) -> None:
 def test_a_reload_holds_for_all(server: Server) -> None:
     request = model_management_pb2.ReloadConfigRequest()
     entry = request.config.model_config_list.config.add(
-        name="half_plus_two", base_path=str(RECORDED_MODELS / "half_plus_two")
+        name="half_plus_two", base_path=str(RECORDED_MODELS / "half_plus_two"), model_platform="tensorflow"
     )
     entry.model_version_policy.specific.versions.append(1)
     with grpc.insecure_channel(server.grpc) as channel:
@@ -84,7 +84,7 @@ def test_a_reload_holds_for_all(server: Server) -> None:
 
 def test_a_reload_that_is_refused_changes_none(server: Server) -> None:
     request = model_management_pb2.ReloadConfigRequest()
-    request.config.model_config_list.config.add(name="gone", base_path="/nonexistent")
+    request.config.model_config_list.config.add(name="gone", base_path="/nonexistent", model_platform="tensorflow")
     with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as error:
         model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(request, timeout=WITHIN)
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
