@@ -1,6 +1,6 @@
 """Classify, Regress and MultiInference: signatures that take serialized tf.Examples."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 from google.protobuf import text_format
@@ -67,16 +67,15 @@ async def multi_inference(
     """
     first = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
     loaded = inference.find(manager, first)
-    signatures = [_task_signature(loaded.servable, first.name, task) for task in request.tasks]
-    names = [signature.name for signature in signatures]
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise invalid_argument(f"Duplicate evaluation of signature: {name}")
-    if len({signature.inputs["inputs"].tensor for signature in signatures}) > 1:
-        raise invalid_argument("Input tensor must be the same for all Signatures.")
+    signatures: dict[str, Signature] = {}
+    for task in request.tasks:
+        signature = _task_signature(loaded.servable, first.name, task, signatures)
+        if any(signature.inputs["inputs"].tensor != one.inputs["inputs"].tensor for one in signatures.values()):
+            raise invalid_argument("Input tensor must be the same for all Signatures.")
+        signatures[signature.name] = signature
     examples = _examples(request.input)
     response = inference_pb2.MultiInferenceResponse()
-    for task, signature in zip(request.tasks, signatures, strict=True):
+    for task, signature in zip(request.tasks, signatures.values(), strict=True):
         outputs = await loaded.batchers[signature.name].run([examples], deadline)
         result = response.results.add(model_spec=_answered(loaded, signature))
         if task.method_name == CLASSIFY_METHOD:
@@ -102,13 +101,17 @@ def prepare(
     return signature, _examples(given)
 
 
-def _task_signature(servable: Servable, model_name: str, task: inference_pb2.InferenceTask) -> Signature:
-    """The signature of one task of a MultiInferenceRequest."""
+def _task_signature(
+    servable: Servable, model_name: str, task: inference_pb2.InferenceTask, earlier: Container[str]
+) -> Signature:
+    """The signature of one task of a MultiInferenceRequest, none of those of the tasks before it."""
     if not task.model_spec.name:
         raise invalid_argument("Found ModelSpec with an empty model name.")
     if task.model_spec.name != model_name:
         raise invalid_argument("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
     name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+    if name in earlier:
+        raise invalid_argument(f"Duplicate evaluation of signature: {name}")
     signature = servable.signatures.get(name)
     if signature is None:
         raise invalid_argument(f"Requested signature not found in model graph: {name}")

@@ -153,10 +153,10 @@ def _unframe(body: bytes, encoding: bytes, limit: int) -> bytes:
     payload = body[_PREFIX.size :]
     if not compressed:
         return payload
-    if encoding != b"gzip":
+    if encoding not in (b"gzip", b"deflate"):
         raise ServingError(Code.UNIMPLEMENTED, f"grpc-encoding {encoding.decode('latin-1')} is not supported; use gzip")
     try:
-        return unzip(payload, min(limit, MAX_UNZIPPED))
+        return unzip(payload, min(limit, MAX_UNZIPPED), gzip=encoding == b"gzip")
     except ValueError as error:
         raise ServingError(Code.INTERNAL, f"The message cannot be decompressed: {error}") from None
     except OverflowError as error:

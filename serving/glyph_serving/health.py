@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from enum import IntEnum
 from typing import Any
 
-from glyph_serving.errors import Code, ServingError
+from google.protobuf.message import DecodeError
+
+from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.schema import message_classes
 
 _MESSAGES = message_classes(
@@ -54,11 +56,14 @@ class Health:
         """Answers grpc.health.v1.Health/Check.
 
         Raises:
-            ServingError: NOT_FOUND for a service that is not known.
+            ServingError: NOT_FOUND for a service that is not known, INVALID_ARGUMENT for what is no request.
         """
-        service = _service(payload)
+        try:
+            service = _service(payload)
+        except DecodeError:
+            raise invalid_argument("could not parse request") from None
         if service not in SERVICES:
-            raise ServingError(Code.NOT_FOUND, f"unknown service {service}")
+            raise ServingError(Code.NOT_FOUND, "service name unknown")
         return _response(self._status())
 
     async def watch(

@@ -29,6 +29,7 @@ DEFAULT_SIGNATURE = "serving_default"
 CLASSIFY_METHOD = "tensorflow/serving/classify"
 PREDICT_METHOD = "tensorflow/serving/predict"
 REGRESS_METHOD = "tensorflow/serving/regress"
+_INIT_OP = "__saved_model_init_op"
 
 # Kernels that index the dimensions of their input without looking at its rank: a tensor of another rank ends the
 # process (tensor_format.h, "Check failed"), so graphs with one of these get the signature's rank and no other.
@@ -100,7 +101,7 @@ class Signature:
         specs = sorted(zip(self.inputs.values(), arrays, strict=True), key=lambda pair: pair[0].tensor)
         for position, (spec, array) in enumerate(specs):
             if array.dtype != spec.numpy_dtype:
-                expected, received = type_text(spec.dtype), type_text(dtypes.as_dtype(array.dtype))
+                expected, received = type_text(spec.dtype), _received_type(array.dtype)
                 raise invalid_argument(f"Expects arg[{position}] to be {expected} but {received} is provided")
             if self.check_rank and spec.shape is not None and array.ndim != len(spec.shape):
                 expected, received = _shape_text(spec.shape), _shape_text(array.shape)
@@ -164,7 +165,7 @@ def load(
         signatures = {
             key: _signature(session, key, definition, check_rank, check_method_names)
             for key, definition in definitions.items()
-            if definition.outputs and key != "__saved_model_init_op"
+            if definition.outputs
         }
     except errors_impl.OpError as error:
         session.close()
@@ -182,6 +183,9 @@ def _signature(
     check_rank: bool,
     check_method_name: bool,
 ) -> Signature:
+    if name == _INIT_OP:
+        operation = definition.outputs[_INIT_OP].name
+        return Signature(name, definition, {}, {}, _no_output(operation), False, False, check_method_name)
     inputs = {alias: _spec(alias, definition.inputs[alias]) for alias in sorted(definition.inputs)}
     outputs = {alias: _spec(alias, definition.outputs[alias]) for alias in sorted(definition.outputs)}
     options = config_pb2.CallableOptions(
@@ -200,6 +204,18 @@ def _signature(
     specs = [*inputs.values(), *outputs.values()]
     batched = all(spec.shape is None or (spec.shape and spec.shape[0] == -1) for spec in specs)
     return Signature(name, definition, inputs, outputs, run, batched, check_rank, check_method_name)
+
+
+def _no_output(operation: str) -> Callable[[Sequence[Array]], Arrays]:
+    """What running the signature that initializes a SavedModel comes to: its operation has no output to be fetched."""
+
+    def run(_arrays: Sequence[Array]) -> Arrays:
+        raise invalid_argument(
+            f"Tried to fetch data for '{operation}', which produces no output.  To run to a node but not fetch any "
+            f"data, pass '{operation}' as an argument to the 'target_node_names' argument of the Session::Run API."
+        )
+
+    return run
 
 
 def _scalar_string(value: bytes) -> Array:
@@ -224,6 +240,10 @@ def _has_unchecked_rank(graph: Any) -> bool:
 def type_text(dtype: dtypes.DType) -> str:
     """TensorFlow's C++ name of a data type."""
     return {"float32": "float", "float64": "double", "float16": "half"}.get(dtype.name, str(dtype.name))
+
+
+def _received_type(dtype: np.dtype[Any]) -> str:
+    return dtype.names[0] if dtype.names else type_text(dtypes.as_dtype(dtype))
 
 
 def _shape_text(shape: Sequence[int]) -> str:

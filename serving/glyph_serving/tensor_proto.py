@@ -13,11 +13,13 @@ import numpy.typing as npt
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.python.framework import dtypes
 
-from glyph_serving.errors import ServingError, invalid_argument
+from glyph_serving.errors import invalid_argument
 
 Array = npt.NDArray[Any]
 
 _MAX_RANK = 254
+_TOO_MANY = 2**40  # elements, which the genuine server fails to allocate
+_LAST_SHIFT = 28  # of a 32-bit varint
 # The typed field of each data type, and the NumPy type of what that field holds.
 _INT = ("int_val", np.int32)
 _FIELDS: dict[int, tuple[str, Any]] = {
@@ -44,7 +46,20 @@ _FIELDS: dict[int, tuple[str, Any]] = {
     types_pb2.DT_STRING: ("string_val", object),
 }
 _NUMPY = {number: np.dtype(dtypes.as_dtype(number).as_numpy_dtype) for number in _FIELDS}
+_AS_IT_IS = frozenset(_FIELDS) - {types_pb2.DT_STRING, types_pb2.DT_BOOL}  # any content of the right size will do
 _NUMBERS = {dtype: number for number, dtype in reversed(_NUMPY.items())}
+# Types that a request may bring and no signature here takes: arrays of these stand for them, by their one field's name.
+_STAND_INS = {
+    number: np.dtype([(types_pb2.DataType.Name(number).removeprefix("DT_").lower(), np.uint8)])
+    for number in (
+        types_pb2.DT_RESOURCE,
+        types_pb2.DT_VARIANT,
+        types_pb2.DT_FLOAT8_E5M2,
+        types_pb2.DT_FLOAT8_E4M3FN,
+        types_pb2.DT_INT4,
+        types_pb2.DT_UINT4,
+    )
+}
 _PACKED_FLOATS = {types_pb2.DT_FLOAT: 5, types_pb2.DT_DOUBLE: 6}  # field numbers whose payload is the array's memory
 _TENSOR_CONTENT = 4
 _STRING_VALUE = 8
@@ -57,7 +72,7 @@ def decode(alias: str, proto: tensor_pb2.TensorProto) -> Array:
     """The array that a TensorProto describes.
 
     Typed fields may hold fewer values than the shape asks for: the last one is repeated, none means zeros; more are
-    ignored. ``tensor_content`` must have exactly the shape's size.
+    ignored. ``tensor_content`` must have exactly the shape's size. A tensor without elements is not looked into.
 
     Args:
         alias: The input's name, for the message.
@@ -70,34 +85,44 @@ def decode(alias: str, proto: tensor_pb2.TensorProto) -> Array:
         ServingError: INVALID_ARGUMENT for what is no tensor.
     """
     number = proto.dtype
-    dtype = _NUMPY.get(number)
-    if dtype is None:
-        raise _parsing_error(alias)
     shape = [dim.size for dim in proto.tensor_shape.dim]
     content = proto.tensor_content
-    if content and dtype.hasobject is False:
-        if len(shape) > _MAX_RANK or len(content) != math.prod(shape) * dtype.itemsize:
-            raise _parsing_error(alias)
-        try:
+    dtype = _NUMPY.get(number)
+    try:
+        if content and dtype is not None and len(content) == math.prod(shape) * dtype.itemsize and number in _AS_IT_IS:
             return np.frombuffer(content, dtype).reshape(shape)
-        except ValueError:
-            raise _parsing_error(alias) from None
-    return _decode_values(alias, proto, number, dtype, shape)
+        return _decode_other(proto, number, shape)
+    except (MemoryError, ValueError):
+        raise invalid_argument(f"tensor parsing error: {alias}") from None
 
 
-def _decode_values(
-    alias: str, proto: tensor_pb2.TensorProto, number: int, dtype: np.dtype[Any], shape: list[int]
-) -> Array:
-    if len(shape) > _MAX_RANK or any(size < 0 for size in shape):
-        raise _parsing_error(alias)
+def _decode_other(proto: tensor_pb2.TensorProto, number: int, shape: list[int]) -> Array:
+    """As decode, for all but content that is the array's memory.
+
+    Raises:
+        ValueError: It is no tensor.
+        MemoryError: It is too large.
+    """
     count = math.prod(shape)
-    if count >= 2**40:  # the genuine server fails to allocate it
-        raise _parsing_error(alias)
+    dtype = _NUMPY.get(number, _STAND_INS.get(number))
+    if dtype is None or len(shape) > _MAX_RANK or any(size < 0 for size in shape) or count >= _TOO_MANY:
+        raise ValueError
+    content = proto.tensor_content
+    if not count:
+        return np.empty(shape, dtype)
+    if content and number == types_pb2.DT_STRING:
+        return _strings_in(content, count).reshape(shape)
+    if content:
+        if len(content) != count * dtype.itemsize or (
+            number == types_pb2.DT_BOOL and np.frombuffer(content, np.uint8).max() > 1
+        ):
+            raise ValueError
+        return np.frombuffer(content, dtype).reshape(shape)
+    if number in _STAND_INS:
+        return np.broadcast_to(np.zeros((), dtype), shape)
     field, held = _FIELDS[number]
     values: Any = getattr(proto, field)
     if number == types_pb2.DT_STRING:
-        if proto.tensor_content:
-            raise _parsing_error(alias)
         flat = np.full(count, b"", dtype=object)
         present = np.empty(len(values), dtype=object)
         present[:] = list(values)
@@ -108,10 +133,7 @@ def _decode_values(
             present = np.array(values[: len(values) // 2 * 2], held).view(dtype)
         else:
             present = np.array(values, held).astype(dtype)
-        try:
-            flat = np.zeros(count, dtype)
-        except (MemoryError, ValueError):
-            raise _parsing_error(alias) from None
+        flat = np.zeros(count, dtype)
     used = min(len(present), count)
     flat[:used] = present[:used]
     if 0 < used < count:
@@ -119,8 +141,30 @@ def _decode_values(
     return flat.reshape(shape)
 
 
-def _parsing_error(alias: str) -> ServingError:
-    return invalid_argument(f"tensor parsing error: {alias}")
+def _strings_in(content: bytes, count: int) -> Array:
+    """Strings as EncodeStringList writes them: the length of each as a varint, then all of their bytes.
+
+    Raises:
+        ValueError: It is no such list.
+    """
+    lengths, position = [], 0
+    for _ in range(count):
+        length = shift = 0
+        more = True
+        while more:
+            if position == len(content) or shift > _LAST_SHIFT:
+                raise ValueError
+            byte = content[position]
+            length |= (byte & 0x7F) << shift
+            more, shift, position = byte > 0x7F, shift + 7, position + 1
+        lengths.append(length)
+    if position + sum(lengths) != len(content):
+        raise ValueError
+    strings = np.empty(count, dtype=object)
+    for i, length in enumerate(lengths):
+        strings[i] = content[position : position + length]
+        position += length
+    return strings
 
 
 def varint(value: int) -> bytes:
