@@ -7,7 +7,7 @@ from typing import Any
 from glyph_serving.errors import ServingError, invalid_argument
 from glyph_serving.json_value import MISSING, Object, parse, to_text
 
-_MAX_SHOWN = 256  # characters of a value in a message
+_MAX_SHOWN = 256  # bytes of a value in a message
 _BASE64 = re.compile(rb"([A-Za-z0-9+/]*)(=*)")
 _BASE64_SPACE = b" \t\n\v\f\r"
 
@@ -71,7 +71,7 @@ def decode_base64(text: bytes) -> bytes:
 
 def shown(value: Any) -> str:
     """A value as messages show it, cut where it is long."""
-    return to_text(value)[:_MAX_SHOWN]
+    return to_text(value, _MAX_SHOWN)
 
 
 def format_error(value: Any, problem: str) -> ServingError:

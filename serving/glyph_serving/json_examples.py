@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tensorflow.core.example import feature_pb2
 from tensorflow_serving.apis import input_pb2
 
 from glyph_serving.errors import invalid_argument
@@ -45,26 +46,21 @@ def _fill_example(value: Any, example: Any) -> None:
     if not isinstance(value, Object):
         raise invalid_argument(f"Example must be JSON object but got JSON {type_name(value)}")
     for key, content in value:
-        name = key.decode("utf-8", "surrogateescape")
-        feature = example.features.feature[name]
-        feature.Clear()
+        name = key.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+        feature = feature_pb2.Feature()
         for item in content if isinstance(content, list) else [content]:
             _add_feature_value(name, item, feature)
+        if _is_text(name):
+            example.features.feature[name].CopyFrom(feature)
 
 
-def _add_feature_value(name: str, value: Any, feature: Any) -> None:
-    if isinstance(value, bool):
-        kind, value = "int64", int(value)
+def _add_feature_value(name: str, value: Any, feature: feature_pb2.Feature) -> None:
+    if isinstance(value, bool | int):
+        kind = "int64"
     elif isinstance(value, float):
         kind = "float"
-    elif isinstance(value, int):
-        kind = "int64"
-        if value >= 2**63:
-            raise invalid_argument(f"Feature: {name} has uint64 element. Only int64 is supported.")
-    elif isinstance(value, bytes):
+    elif isinstance(value, bytes) or is_base64(value):
         kind = "bytes"
-    elif is_base64(value):
-        kind, value = "bytes", decode_base64_object(value)
     else:
         raise invalid_argument(f"Feature: {name} has element with unexpected JSON type: {type_name(value)}")
     field = f"{kind}_list"
@@ -72,4 +68,13 @@ def _add_feature_value(name: str, value: Any, feature: Any) -> None:
     if present not in (None, field):
         expected = present.removesuffix("_list")
         raise invalid_argument(f"Unexpected element type in feature: {name} expecting type: {expected}")
+    if kind == "int64" and value >= 2**63:
+        raise invalid_argument(f"Feature: {name} has uint64 element. Only int64 is supported.")
+    if isinstance(value, Object):
+        value = decode_base64_object(value)
     getattr(feature, field).value.append(value)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be one of a tf.Example's features, which are UTF-8: another is none that a model asks for."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)

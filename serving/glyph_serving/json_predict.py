@@ -28,6 +28,7 @@ from glyph_serving.json_document import (
 from glyph_serving.json_value import MISSING, Object, type_name
 from glyph_serving.servable import Array, Arrays, Signature, TensorSpec, type_text
 
+_MAX_RANK = 254
 _INT_RANGES: dict[dtypes.DType, tuple[int, int]] = {
     dtypes.int8: (-(2**7), 2**7),
     dtypes.int16: (-(2**15), 2**15),
@@ -138,7 +139,7 @@ def _array_in_order(spec: TensorSpec, value: Any, has_words: bool) -> Array:
         if not isinstance(value, list):
             raise _OutOfOrder
         strings = np.empty(len(value), dtype)
-        strings[:] = [item.encode() if isinstance(item, str) else decode_base64(item["b64"].encode()) for item in value]
+        strings[:] = [item.encode() if isinstance(item, str) else _base64_in_order(item) for item in value]
         return strings
     array = np.array(value)
     if dtype.kind == "f" and array.dtype.kind in "fiu" and not has_words:
@@ -151,6 +152,12 @@ def _array_in_order(spec: TensorSpec, value: Any, has_words: bool) -> Array:
             raise _OutOfOrder
         return array.astype(dtype)
     raise _OutOfOrder
+
+
+def _base64_in_order(item: dict[str, str]) -> bytes:
+    if len(item) != 1:
+        raise _OutOfOrder
+    return decode_base64(item["b64"].encode())
 
 
 # --- all others, step by step
@@ -186,9 +193,11 @@ class _Tensor:
     def add(self, item: Any) -> None:
         """Adds a row, which must be of the first one's shape."""
         shape = _dense_shape(item)
-        before = len(self.values)
-        self._fill(item, 0, shape)
-        size = len(self.values) - before
+        size = math.prod(shape)
+        if len(shape) <= _MAX_RANK:  # no tensor has more, which `array` says
+            before = len(self.values)
+            self._fill(item, 0, shape)
+            size = len(self.values) - before
         if self.shape is None:
             self.shape = shape
         elif math.prod(self.shape) != size:
@@ -197,12 +206,16 @@ class _Tensor:
             raise invalid_argument(f"Expecting shape {_shape_text(self.shape)} but got: {_shape_text(shape)}")
 
     def array(self, rows: int | None = None) -> Array:
-        """All rows as one array; without their number, the only row as it is."""
+        """All rows as one array; without their number, the only row as it is.
+
+        Where a row names an input twice there are more values than the array has room for: the first ones count.
+        """
         shape = (self.shape or ()) if rows is None else (rows, *(self.shape or ()))
+        values = self.values[: math.prod(shape)]
         try:
-            array = np.empty(len(self.values), self._spec.numpy_dtype)
+            array = np.empty(len(values), self._spec.numpy_dtype)
             with np.errstate(over="ignore"):
-                array[:] = self.values
+                array[:] = values
             return array.reshape(shape)
         except ValueError:
             raise invalid_argument(f"tensor parsing error: {self._spec.alias}") from None
@@ -254,7 +267,7 @@ def _from_instances(instances: list[Any], signature: Signature) -> Arrays:
 def _add_named_row(tensors: Mapping[str, _Tensor], number: int, row: Object) -> None:
     names = set()
     for key, item in row:
-        name = key.decode("utf-8", "surrogateescape")
+        name = key.partition(b"\0")[0].decode("utf-8", "surrogateescape")
         names.add(name)
         try:
             if name not in tensors:

@@ -13,8 +13,8 @@ from typing import Any
 
 from glyph_serving.errors import ServingError, invalid_argument
 
-MAX_DEPTH = 400  # arrays and objects within one another; tensors have at most 254 dimensions
-
+MAX_DEPTH = 10_000  # arrays and objects within one another; tensors have at most 254 dimensions
+_BOM = b"\xef\xbb\xbf"
 _WHITESPACE = re.compile(rb"[ \n\r\t]*")
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)")
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]+')
@@ -64,10 +64,29 @@ def parse(text: bytes) -> Any:
     if not text:
         raise invalid_argument("JSON Parse error: The document is empty")
     reader = _Reader(text)
+    reader.take(_BOM)
     reader.skip()
-    if reader.at >= len(text):
+    if reader.peek() == 0:
         raise reader.error("The document is empty.", reader.at)
-    return reader.value(0)
+    return reader.value()
+
+
+class _Container:
+    """An array or object of which not all has been read."""
+
+    def __init__(self, is_object: bool) -> None:
+        self.is_object = is_object
+        self.end = b"}" if is_object else b"]"
+        self.names: list[bytes] = []
+        self.items: list[Any] = []
+
+    @property
+    def missing_comma(self) -> str:
+        kind = "'}' after an object member" if self.is_object else "']' after an array element"
+        return f"Missing a comma or {kind}."
+
+    def value(self) -> Any:
+        return Object(tuple(zip(self.names, self.items, strict=True))) if self.is_object else self.items
 
 
 class _Reader:
@@ -94,14 +113,51 @@ class _Reader:
             return True
         return False
 
-    def value(self, depth: int) -> Any:
-        if depth > MAX_DEPTH:
-            raise self.error(f"Nested deeper than {MAX_DEPTH} levels.", self.at)
-        first = self.peek()
-        if first == ord("{"):
-            return self._object(depth)
-        if first == ord("["):
-            return self._array(depth)
+    def value(self) -> Any:
+        """Reads a value: whatever it holds is put into the innermost container that is open."""
+        containers: list[_Container] = []
+        while True:
+            first = self.peek()
+            if first == ord("{") or first == ord("["):
+                container = _Container(first == ord("{"))
+                self.at += 1
+                self.skip()
+                if not self.take(container.end):
+                    if len(containers) == MAX_DEPTH:
+                        raise self.error(f"Nested deeper than {MAX_DEPTH} levels.", self.at)
+                    containers.append(container)
+                    self._name(container)
+                    continue
+                value = container.value()
+            else:
+                value = self._scalar(first)
+            while containers:
+                container = containers[-1]
+                container.items.append(value)
+                self.skip()
+                if not self.take(container.end):
+                    break
+                value = containers.pop().value()
+            else:
+                return value
+            if not self.take(b","):
+                raise self.error(container.missing_comma, self.at)
+            self.skip()
+            self._name(container)
+
+    def _name(self, container: "_Container") -> None:
+        """Reads what stands before a value in an object."""
+        if not container.is_object:
+            return
+        if self.peek() != ord('"'):
+            raise self.error("Missing a name for object member.", self.at)
+        container.names.append(self._string())
+        self.skip()
+        if not self.take(b":"):
+            raise self.error("Missing a colon after a name of object member.", self.at)
+        self.skip()
+
+    def _scalar(self, first: int) -> Any:
         if first == ord('"'):
             return self._string()
         for word, value in _WORDS:
@@ -114,43 +170,6 @@ class _Reader:
         for i in range(len(word)):
             if not self.take(word[i : i + 1]):
                 raise self.error("Invalid value.", self.at)
-
-    def _object(self, depth: int) -> Object:
-        self.at += 1
-        self.skip()
-        members: list[tuple[bytes, Any]] = []
-        if self.take(b"}"):
-            return Object(())
-        while True:
-            if self.peek() != ord('"'):
-                raise self.error("Missing a name for object member.", self.at)
-            name = self._string()
-            self.skip()
-            if not self.take(b":"):
-                raise self.error("Missing a colon after a name of object member.", self.at)
-            self.skip()
-            members.append((name, self.value(depth + 1)))
-            self.skip()
-            if self.take(b"}"):
-                return Object(tuple(members))
-            if not self.take(b","):
-                raise self.error("Missing a comma or '}' after an object member.", self.at)
-            self.skip()
-
-    def _array(self, depth: int) -> list[Any]:
-        self.at += 1
-        self.skip()
-        items: list[Any] = []
-        if self.take(b"]"):
-            return items
-        while True:
-            items.append(self.value(depth + 1))
-            self.skip()
-            if self.take(b"]"):
-                return items
-            if not self.take(b","):
-                raise self.error("Missing a comma or ']' after an array element.", self.at)
-            self.skip()
 
     def _string(self) -> bytes:
         self.at += 1
@@ -166,7 +185,7 @@ class _Reader:
             elif self.peek() == 0:
                 raise self.error("Missing a closing quotation mark in string.", self.at)
             else:
-                raise self.error("Invalid encoding in string.", self.at)
+                raise self.error("Invalid escape character in string.", self.at)
 
     def _escape(self) -> bytes:
         start = self.at
@@ -178,14 +197,14 @@ class _Reader:
         if not self.take(b"u"):
             raise self.error("Invalid escape character in string.", start)
         point = self._hex(start)
-        if 0xD800 <= point <= 0xDFFF:
-            if point > 0xDBFF or not self.take(b"\\u"):
+        if 0xD800 <= point <= 0xDBFF:  # a low surrogate alone is taken for a character
+            if not self.take(b"\\u"):
                 raise self.error("The surrogate pair in string is invalid.", start)
             low = self._hex(start)
             if not 0xDC00 <= low <= 0xDFFF:
                 raise self.error("The surrogate pair in string is invalid.", start)
             point = 0x10000 + ((point - 0xD800) << 10) + (low - 0xDC00)
-        return chr(point).encode()
+        return chr(point).encode("utf-8", "surrogatepass")
 
     def _hex(self, start: int) -> int:
         match = _HEX.match(self._text, self.at)
@@ -238,26 +257,50 @@ class _Reader:
         raise self.error("Invalid value.", self.at)
 
 
-def to_text(value: Any, indent: int = 0) -> str:
+def to_text(value: Any, limit: int) -> str:
     """A value as the genuine server shows it in messages: indented by four, arrays on one line.
 
     Args:
         value: What ``parse`` gave.
-        indent: The level of the value within others.
+        limit: The most bytes to show.
+
+    Returns:
+        The text; as far as a number that is not finite, which RapidJSON's writer refuses.
     """
-    if isinstance(value, Object):
-        if not value.members:
-            return "{}"
-        inner = " " * 4 * (indent + 1)
-        lines = ",\n".join(f"{inner}{quote(name)}: {to_text(item, indent + 1)}" for name, item in value)
-        return f"{{\n{lines}\n{' ' * 4 * indent}}}"
-    if isinstance(value, list):
-        return "[" + ", ".join(to_text(item, indent + 1) for item in value) + "]"
-    if isinstance(value, bytes):
-        return quote(value)
-    if isinstance(value, bool) or value is None:
-        return {None: "null", True: "true", False: "false"}[value]
-    return _double(value) if isinstance(value, float) else str(value)
+    shown = b""
+    for piece in _pieces(value, ""):
+        shown += piece.encode("utf-8", "surrogateescape")
+        if not piece or len(shown) >= limit:
+            break
+    return shown[:limit].decode("utf-8", "surrogateescape")
+
+
+def _pieces(value: Any, indent: str) -> Iterator[str]:
+    """The text of a value piece by piece, none of them empty but that of a number that is not finite."""
+    if isinstance(value, Object) and value.members:
+        inner = indent + " " * 4
+        yield "{\n"
+        for position, (name, item) in enumerate(value):
+            yield (",\n" if position else "") + f"{inner}{quote(name)}: "
+            yield from _pieces(item, inner)
+        yield f"\n{indent}}}"
+    elif isinstance(value, list) and value:
+        yield "["
+        for position, item in enumerate(value):
+            if position:
+                yield ", "
+            yield from _pieces(item, indent + " " * 4)
+        yield "]"
+    elif isinstance(value, Object):
+        yield "{}"
+    elif isinstance(value, bytes):
+        yield quote(value)
+    elif isinstance(value, float):
+        yield _double(value)
+    elif value is None or isinstance(value, bool):
+        yield {None: "null", True: "true", False: "false"}[value]
+    else:
+        yield str(value)
 
 
 def type_name(value: Any) -> str:
@@ -287,7 +330,7 @@ def quote(value: bytes) -> str:
 def _double(value: float) -> str:
     """A number in RapidJSON's notation: the shortest digits, an exponent only from 1e21 and below 1e-6."""
     if not math.isfinite(value):
-        return ""  # RapidJSON's writer refuses it and writes nothing
+        return ""
     sign, digit_tuple, power = Decimal(repr(value)).normalize().as_tuple()
     digits = "".join(map(str, digit_tuple))
     point = len(digits) + int(power)  # where the decimal point lies, counted from the first digit

@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 from google.protobuf import json_format
 from google.protobuf.message import Message as ProtoMessage
-from tensorflow_serving.apis import classification_pb2, model_pb2, regression_pb2
+from tensorflow_serving.apis import classification_pb2, input_pb2, model_pb2, regression_pb2
 
 from glyph_serving import classify, inference, json_answer
 from glyph_serving.config import ServerConfig
@@ -30,12 +30,13 @@ from glyph_serving.servable import DEFAULT_SIGNATURE, Signature
 from glyph_serving.unzip import MAX_UNZIPPED, unzip
 
 _PREDICTION = re.compile(
-    r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)", re.IGNORECASE
+    r"/v1/models/([^/:]+)(?:(?:/versions/([0-9]+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)", re.IGNORECASE
 )
 _STATUS = re.compile(
-    r"/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?", re.IGNORECASE
+    r"/v1/models(?:/([^/:]+))?(?:(?:/versions/([0-9]+))|(?:/labels/([^/:]+)))?(?:/(metadata))?", re.IGNORECASE
 )
 _API = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
+_URI = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/%?#]*")
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 _JSON: Headers = [(b"content-type", b"application/json")]
 _HTML: Headers = [(b"content-type", b"text/html"), (b"connection", b"close")]
@@ -104,16 +105,18 @@ class RestApp:
         path = _path(scope)
         if method not in _METHODS:
             return Answer(501, _HTML, _page("501 Not Implemented", "Not Implemented"))
-        if method == "OPTIONS":
-            return Answer(200 if is_preflight(scope["headers"]) else 400, _PLAIN_HTML, b"")
-        if path == self._metrics_path:
-            return Answer(200, _TEXT, await self._fleet.exposition())
+        if not _URI.fullmatch(path):
+            return Answer(400, _HTML, _page("400 Bad Request", "Bad Request"))
+        if path.partition("?")[0] == self._metrics_path:
+            return await self._exposition(path)
         if path == "/healthz":
             return Answer(200, _TEXT, b"alive\n")
         if path == "/readyz":
             return self._readiness()
         if not _API.fullmatch(path):
             return Answer(404, _HTML, _page("404 Not Found", "Not Found"))
+        if method == "OPTIONS":
+            return Answer(200 if is_preflight(scope["headers"]) else 400, _PLAIN_HTML, b"")
         try:
             if self._health.draining:
                 raise ServingError(Code.UNAVAILABLE, "The server is shutting down")
@@ -128,6 +131,11 @@ class RestApp:
         except Exception as error:  # noqa: BLE001 (whatever goes wrong with one request, the caller hears of it)
             LOGGER.exception("%s %s failed", method, path, extra={"request_id": request_id(scope["headers"])})
             return Answer(500, _JSON, json_answer.format_error(f"{type(error).__name__}: {error}"))
+
+    async def _exposition(self, path: str) -> Answer:
+        if path != self._metrics_path:  # with a query, as at the genuine server, it is another one
+            return Answer(400, _TEXT, f"Unexpected path: {path}. Should be {self._metrics_path}".encode())
+        return Answer(200, _TEXT, await self._fleet.exposition())
 
     def _readiness(self) -> Answer:
         if self._health.draining:
@@ -150,9 +158,9 @@ class RestApp:
                 return await self._metrics.record(spec.name, verb, "REST", answer)
         elif method == "GET" and (match := _STATUS.fullmatch(path)):
             name, version, label, metadata = match.groups()
+            spec = _model_spec(name or "", version, label)
             if not name:
                 raise invalid_argument("Missing model name in request.")
-            spec = _model_spec(name, version, label)
             if metadata == "metadata":  # Written otherwise, it is answered with the status, as by the genuine server.
                 return self._metadata(spec)
             return _proto_json(await self._fleet.status(spec)).encode()
@@ -169,6 +177,8 @@ class RestApp:
                     f'Serving signature name: "{name or DEFAULT_SIGNATURE}" not found in signature def'
                 )
             inference.check_method_name(signature)
+            if not signature.inputs:
+                raise invalid_argument(f"Failed to get input map for signature: {name or 'DEFAULT'}")
             return signature
 
         request = parse_predict(body, find_signature)
@@ -181,7 +191,7 @@ class RestApp:
         return json_answer.format_predictions(named, request.row_format)
 
     async def _classify(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-        spec.signature_name, examples = parse_examples(body)
+        examples = self._parse_examples(spec, body)
         request = classification_pb2.ClassificationRequest(model_spec=spec, input=examples)
         response = await classify.classify(self._manager, request, self._deadline())
         self._metrics.count_examples(spec.name, len(response.result.classifications))
@@ -189,12 +199,22 @@ class RestApp:
         return json_answer.format_classifications(response.result)
 
     async def _regress(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
-        spec.signature_name, examples = parse_examples(body)
+        examples = self._parse_examples(spec, body)
         request = regression_pb2.RegressionRequest(model_spec=spec, input=examples)
         response = await classify.regress(self._manager, request, self._deadline())
         self._metrics.count_examples(spec.name, len(response.result.regressions))
         self._logs.record(spec.name, "regress_log", request, response)
         return json_answer.format_regressions(response.result)
+
+    def _parse_examples(self, spec: model_pb2.ModelSpec, body: bytes) -> input_pb2.Input:
+        """The examples of a request, the name of whose signature is put into the spec."""
+        name, examples = parse_examples(body)
+        try:
+            spec.signature_name = name
+        except UnicodeEncodeError:  # no signature's name is that
+            inference.find(self._manager, spec)
+            raise invalid_argument(f"No signature was found with the name: {name}") from None
+        return examples
 
     def _inflate(self, body: bytes, headers: Headers) -> bytes:
         if not any(name == b"content-encoding" and b"gzip" in value for name, value in headers):

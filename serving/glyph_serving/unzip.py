@@ -10,26 +10,23 @@ def unzip(data: bytes, limit: int = MAX_UNZIPPED, *, gzip: bool = True) -> bytes
     """What compressed data holds.
 
     Args:
-        data: One or several members.
+        data: One member, and nothing after it.
         limit: The most bytes that may come out.
         gzip: Whether the format is gzip's or, as in HTTP's and gRPC's "deflate", zlib's.
 
     Raises:
-        ValueError: It is of another format, or cut short.
+        ValueError: It is of another format, cut short, or followed by more.
         OverflowError: More would come out than the limit.
     """
-    pieces: list[bytes] = []
-    size = 0
-    while data:
-        inflate = zlib.decompressobj(_GZIP if gzip else _ZLIB)
-        try:
-            pieces.append(inflate.decompress(data, limit - size + 1))
-        except zlib.error as error:
-            raise ValueError(str(error)) from None
-        size += len(pieces[-1])
-        if size > limit:
-            raise OverflowError(f"more than {limit} bytes")
-        if not inflate.eof:
-            raise ValueError("cut short")
-        data = inflate.unused_data
-    return b"".join(pieces)
+    inflate = zlib.decompressobj(_GZIP if gzip else _ZLIB)
+    try:
+        unzipped = inflate.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if len(unzipped) > limit:
+        raise OverflowError(f"more than {limit} bytes")
+    if not inflate.eof:
+        raise ValueError("cut short")
+    if inflate.unused_data:
+        raise ValueError("there is more after its end")
+    return unzipped

@@ -1,7 +1,9 @@
-"""What no recording shows, and the genuine server's source says."""
+"""What no recording of REST shows, and the genuine server's source says."""
 
+import base64
 import gzip
 import http.client
+import json
 import re
 from typing import Any
 
@@ -95,3 +97,113 @@ def test_the_pattern_of_readable_paths_knows_utf_8() -> None:
                 data = bytes((first, second)) + rest
                 path = "".join(f"%{byte:02X}" for byte in data)
                 assert bool(re.fullmatch(UTF_8_PATH, path)) == (data.decode("utf-8", "ignore").encode() == data), path
+
+
+@pytest.mark.parametrize("path", ["/v1/models/a|b", "/v1/models/{name}", '/v1/models/%22"', "/v1/models/a\\b", "/a^b"])
+def test_characters_that_no_uri_may_have_are_refused(server: Server, path: str) -> None:
+    status, answer = ask(server, "GET", path)
+    assert (status, answer[: len(BAD_REQUEST)]) == (400, BAD_REQUEST)
+    assert ask(server, "TRACE", path)[0] == 501
+
+
+def test_metrics_have_no_query(server: Server) -> None:
+    path = "/monitoring/prometheus/metrics"
+    status, answer = ask(server, "GET", f"{path}?x=1")
+    assert (status, answer.decode()) == (400, f"Unexpected path: {path}?x=1. Should be {path}")
+    assert ask(server, "OPTIONS", path)[0] == 200
+    assert ask(server, "OPTIONS", "/foo")[0] == 404
+
+
+def test_a_version_that_is_too_large_comes_before_a_missing_name(server: Server) -> None:
+    assert ask(server, "GET", "/v1/models/versions/99999999999999999999") == (400, b"")
+    assert b"Missing model name" in ask(server, "GET", "/v1/models/versions/1")[1]
+
+
+def test_a_second_gzip_member_is_not_taken(server: Server) -> None:
+    body = gzip.compress(b'{"instances": ') + gzip.compress(b"[[1.0]]}")
+    status, answer = ask(server, "POST", f"{HALF_PLUS_TWO}:predict", body, "gzip")
+    assert (status, error(answer)) == (400, "JSON Parse error: The document is empty")
+
+
+def error(answer: bytes) -> Any:
+    return json.loads(answer.decode("utf-8", "surrogateescape"))["error"]
+
+
+def predict(server: Server, body: bytes) -> tuple[int, Any]:
+    """Status, and predictions, outputs or the error."""
+    status, answer = ask(server, "POST", f"{HALF_PLUS_TWO}:predict", body)
+    return status, next(iter(json.loads(answer.decode("utf-8", "surrogateescape")).values()))
+
+
+def strings(*instances: str) -> bytes:
+    return f'{{"signature_name": "strs", "instances": [{", ".join(instances)}]}}'.encode()
+
+
+NO_INPUTS = "Failed to get input map for signature: __saved_model_init_op"
+B64 = '{"b64": "aGVsbG8=", "x": 1}'
+NO_B64 = 'JSON Value: {\n    "b64": "aGVsbG8=",\n    "x": 1\n} not formatted correctly for base64 data'
+ELEMENT = "Failed to process element: 0 key: %s of 'instances' list. Error: INVALID_ARGUMENT: %s"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (strings(f'{{"s": {B64}}}'), ELEMENT % ("s", NO_B64)),
+        (strings('"a"', B64), "Expecting value/list but got object at item 1 of input list"),
+        (strings(B64), ELEMENT % ("b64", "JSON object: does not have named input: b64")),
+        (f'{{"signature_name": "strs", "inputs": {{"s": {B64}}}}}'.encode(), NO_B64),
+        (b'{"signature_name": "__saved_model_init_op", "instances": [1.0]}', NO_INPUTS),
+        (b"[1, NaN, 2]", "JSON Value: [1,  Is not object"),
+        (b"[1, Infinity]", "JSON Value: [1,  Is not object"),
+        (('["' + "ä" * 200 + '"]').encode(), f'JSON Value: ["{"ä" * 127} Is not object'),
+        (b'{"instances": ' + b"[" * 1000, "JSON Parse error: Invalid value. at offset: 1014"),
+        (b'{"instances": ' + b"[" * 1000 + b"1.0" + b"]" * 1000 + b"}", "tensor parsing error: x"),
+        (b'{"instances": [[%s], [%s]]}' % ((b"[" * 400 + b"1.0" + b"]" * 400,) * 2), "tensor parsing error: x"),
+        (b"[" * 100_000, "JSON Parse error: Nested deeper than 10000 levels. at offset: 10001"),
+        (b"\xef\xbb\xbf", "JSON Parse error: The document is empty. at offset: 3"),
+        (b"\0{}", "JSON Parse error: The document is empty. at offset: 0"),
+        (b'{"instances": ["a\x01"]}', "JSON Parse error: Invalid escape character in string. at offset: 17"),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_said(server: Server, body: bytes, message: str) -> None:
+    assert predict(server, body) == (400, message)
+
+
+def test_a_byte_order_mark_is_skipped(server: Server) -> None:
+    assert predict(server, b'\xef\xbb\xbf{"instances": [[1.0]]}') == (200, [[2.5]])
+
+
+def test_an_input_named_twice_in_a_row_counts_the_first_time(server: Server) -> None:
+    body = b'{"instances": [{"x": [1.0], "x": [2.0]}, {"x": [3.0]}]}'
+    assert predict(server, body) == (200, [[2.5], [3.0]])
+
+
+def test_a_low_surrogate_alone_is_taken(server: Server) -> None:
+    status, rows = predict(server, strings('"\\udc00"'))
+    assert (status, rows[0]["len"]) == (200, 3)
+    assert base64.b64decode(rows[0]["image_bytes"]["b64"]) == b"\xed\xb0\x80"
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (b'{"x": [1.0, 18446744073709551615]}', "Unexpected element type in feature: x expecting type: float"),
+        (b'{"x": [1.0, {"b64": "!"}]}', "Unexpected element type in feature: x expecting type: float"),
+        (b'{"x": [1, 18446744073709551615]}', "Feature: x has uint64 element. Only int64 is supported."),
+        (b'{"x": [{"b64": "!"}]}', "Unable to base64 decode"),
+    ],
+)
+def test_the_kind_of_a_feature_comes_before_its_value(server: Server, example: bytes, message: str) -> None:
+    body = b'{"signature_name": "regress_x_to_y", "examples": [%s]}' % example
+    status, answer = ask(server, "POST", f"{HALF_PLUS_TWO}:regress", body)
+    assert (status, error(answer)) == (400, message)
+
+
+def test_names_that_are_no_text_are_none_that_a_model_knows(server: Server) -> None:
+    body = b'{"signature_name": "regress_x_to_y", "examples": [{"x\\u0000y": 1.0, "\xff": 2.0}]}'
+    status, answer = ask(server, "POST", f"{HALF_PLUS_TWO}:regress", body)
+    assert (status, json.loads(answer)) == (200, {"results": [2.5]})
+    body = b'{"signature_name": "\xff", "examples": [{"x": 1.0}]}'
+    status, answer = ask(server, "POST", f"{HALF_PLUS_TWO}:regress", body)
+    assert (status, error(answer)) == (400, "No signature was found with the name: \udcff")
+    assert ask(server, "POST", "/v1/models/nope:regress", body)[0] == 404
