@@ -8,7 +8,7 @@ from glyph_serving.errors import ServingError, invalid_argument
 from glyph_serving.json_value import MISSING, Object, parse, to_text
 
 _MAX_SHOWN = 256  # bytes of a value in a message
-_BASE64 = re.compile(rb"([A-Za-z0-9+/]*)(=*)")
+_BASE64 = re.compile(rb"([A-Za-z0-9+/]*)([=.]*)")
 _BASE64_SPACE = b" \t\n\v\f\r"
 
 
@@ -54,7 +54,7 @@ def decode_base64_object(value: Object) -> bytes:
 
 
 def decode_base64(text: bytes) -> bytes:
-    """Decodes base64, with or without padding, white space ignored.
+    """Decodes base64, with or without padding (a dot will do, too), white space ignored.
 
     Raises:
         ValueError: It is none.

@@ -207,3 +207,10 @@ def test_names_that_are_no_text_are_none_that_a_model_knows(server: Server) -> N
     status, answer = ask(server, "POST", f"{HALF_PLUS_TWO}:regress", body)
     assert (status, error(answer)) == (400, "No signature was found with the name: \udcff")
     assert ask(server, "POST", "/v1/models/nope:regress", body)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("text", "fine"), [("aGVsbG8.", True), ("aGVsbA=.", True), ("aGVsbA.", False), ("aGVs.", False)]
+)
+def test_a_dot_will_do_as_padding(server: Server, text: str, fine: bool) -> None:
+    assert (predict(server, strings(f'{{"b64": "{text}"}}'))[0] == 200) == fine

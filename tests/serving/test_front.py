@@ -187,8 +187,8 @@ def test_more_requests_at_once_than_are_allowed_are_refused(server: Server, trus
 
 
 def test_json_that_is_nested_too_deep_is_refused(server: Server, trust: ssl.SSLContext) -> None:
-    response, body = ask(server, trust, b'{"instances": ' + b"[" * 5000)
-    assert (response.status, "Nested deeper than 400 levels" in json.loads(body)["error"]) == (400, True)
+    response, body = ask(server, trust, b'{"instances": ' + b"[" * 10_010)
+    assert (response.status, "Nested deeper than 10000 levels" in json.loads(body)["error"]) == (400, True)
 
 
 def test_every_request_is_logged_with_its_id(server: Server, trust: ssl.SSLContext, folder: Path) -> None:
