@@ -11,9 +11,10 @@ from tensorflow_serving.config import model_server_config_pb2, platform_config_p
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.flags import Flags
 from glyph_serving.text_proto import MESSAGES, read_message
-from glyph_serving.tls import TlsConfig, read_tls
+from glyph_serving.tls import CANNOT_LISTEN, TlsConfig, read_tls
 
 _PLATFORM = "tensorflow"
+_UNKNOWN_ANY = "not found in descriptor pool"  # what the parser says of a message in an Any that it has no type for
 _URI = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://")
 
 
@@ -263,6 +264,15 @@ def _logging(entry: model_server_config_pb2.ModelConfig) -> LoggingConfig | None
     return LoggingConfig(collector.filename_prefix, rate)
 
 
+def _check_platforms(path: str) -> None:
+    """Raises an error for what is no PlatformConfigMap; the adapters' own settings in it have no types here."""
+    try:
+        read_message(path, platform_config_pb2.PlatformConfigMap())
+    except ServingError as error:
+        if _UNKNOWN_ANY not in error.detail:
+            raise
+
+
 def load(flags: Flags) -> ServerConfig:
     """Checks the flags and reads every file that they name.
 
@@ -299,7 +309,7 @@ def load(flags: Flags) -> ServerConfig:
     else:
         raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
     if flags.platform_config_file:
-        read_message(flags.platform_config_file, platform_config_pb2.PlatformConfigMap())
+        _check_platforms(flags.platform_config_file)
     batching = None
     if flags.batching_parameters_file and not flags.enable_batching:
         raise invalid_argument(
@@ -313,6 +323,8 @@ def load(flags: Flags) -> ServerConfig:
         prometheus = read_message(flags.monitoring_config_file, MESSAGES["MonitoringConfig"]()).prometheus_config
         if prometheus.enable:
             metrics_path = prometheus.path or "/monitoring/prometheus/metrics"
-    grpc_tls = read_tls(flags.ssl_config_file) if flags.ssl_config_file else None
-    rest_tls = read_tls(flags.rest_ssl_config_file) if flags.rest_ssl_config_file else None
+    grpc_tls = read_tls(flags.ssl_config_file, CANNOT_LISTEN) if flags.ssl_config_file else None
+    rest_tls = (
+        read_tls(flags.rest_ssl_config_file, "Failed to start HTTP server") if flags.rest_ssl_config_file else None
+    )
     return ServerConfig(flags, models, batching, metrics_path, grpc_tls, rest_tls)

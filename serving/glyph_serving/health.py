@@ -58,10 +58,7 @@ class Health:
         Raises:
             ServingError: NOT_FOUND for a service that is not known, INVALID_ARGUMENT for what is no request.
         """
-        try:
-            service = _service(payload)
-        except DecodeError:
-            raise invalid_argument("could not parse request") from None
+        service = _service(payload)
         if service not in SERVICES:
             raise ServingError(Code.NOT_FOUND, "service name unknown")
         return _response(self._status())
@@ -69,7 +66,11 @@ class Health:
     async def watch(
         self, requests: AsyncIterator[bytes], wait_until_gone: Callable[[], Awaitable[None]]
     ) -> AsyncIterator[bytes]:
-        """Answers grpc.health.v1.Health/Watch: the status now and whenever it changes, until the caller goes."""
+        """Answers grpc.health.v1.Health/Watch: the status now and whenever it changes, until the caller goes.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT for what is no request.
+        """
         known = _service(await anext(requests)) in SERVICES
         gone = asyncio.ensure_future(wait_until_gone())
         told = None
@@ -90,7 +91,10 @@ class Health:
 
 
 def _service(payload: bytes) -> str:
-    request: Any = _MESSAGES["HealthCheckRequest"].FromString(payload)
+    try:
+        request: Any = _MESSAGES["HealthCheckRequest"].FromString(payload)
+    except DecodeError:
+        raise invalid_argument("could not parse request") from None
     return str(request.service)
 
 

@@ -27,8 +27,8 @@ from glyph_serving.json_document import (
 )
 from glyph_serving.json_value import MISSING, Object, type_name
 from glyph_serving.servable import Array, Arrays, Signature, TensorSpec, type_text
+from glyph_serving.tensor_proto import MAX_RANK
 
-_MAX_RANK = 254
 _INT_RANGES: dict[dtypes.DType, tuple[int, int]] = {
     dtypes.int8: (-(2**7), 2**7),
     dtypes.int16: (-(2**15), 2**15),
@@ -194,7 +194,7 @@ class _Tensor:
         """Adds a row, which must be of the first one's shape."""
         shape = _dense_shape(item)
         size = math.prod(shape)
-        if len(shape) <= _MAX_RANK:  # no tensor has more, which `array` says
+        if len(shape) <= MAX_RANK:  # no tensor has more, which `array` says
             before = len(self.values)
             self._fill(item, 0, shape)
             size = len(self.values) - before

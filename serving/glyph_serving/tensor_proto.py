@@ -17,7 +17,7 @@ from glyph_serving.errors import invalid_argument
 
 Array = npt.NDArray[Any]
 
-_MAX_RANK = 254
+MAX_RANK = 254
 _TOO_MANY = 2**40  # elements, which the genuine server fails to allocate
 _LAST_SHIFT = 28  # of a 32-bit varint
 # The typed field of each data type, and the NumPy type of what that field holds.
@@ -105,7 +105,7 @@ def _decode_other(proto: tensor_pb2.TensorProto, number: int, shape: list[int]) 
     """
     count = math.prod(shape)
     dtype = _NUMPY.get(number, _STAND_INS.get(number))
-    if dtype is None or len(shape) > _MAX_RANK or any(size < 0 for size in shape) or count >= _TOO_MANY:
+    if dtype is None or len(shape) > MAX_RANK or any(size < 0 for size in shape) or count >= _TOO_MANY:
         raise ValueError
     content = proto.tensor_content
     if not count:

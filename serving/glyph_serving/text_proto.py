@@ -9,7 +9,6 @@ from google.protobuf.message import Message
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.schema import message_classes
 
-_UNKNOWN_ANY = "not found in descriptor pool"  # what the parser says of a message in an Any that it has no type for
 _INT64 = "google.protobuf.Int64Value"
 
 # Messages of tensorflow/serving's sources that the package tensorflow-serving-api leaves out.
@@ -56,6 +55,4 @@ def read_message(path: str, message: Message) -> Any:
     try:
         return text_format.Parse(text, message)
     except text_format.ParseError as error:
-        if _UNKNOWN_ANY in str(error):
-            return message  # which nobody here would read
         raise invalid_argument(f"Invalid protobuf file: '{path}'", str(error)) from None

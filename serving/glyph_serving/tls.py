@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from glyph_serving.errors import invalid_argument
 from glyph_serving.text_proto import MESSAGES, read_message
 
-CANNOT_LISTEN = "Failed to BuildAndStart gRPC server"
+CANNOT_LISTEN = "Failed to BuildAndStart gRPC server"  # as the genuine server words it
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,12 @@ class TlsConfig:
     client_authority: str
 
 
-def read_tls(path: str) -> TlsConfig:
+def read_tls(path: str, refusal: str) -> TlsConfig:
     """Reads an SSLConfig file, whose fields hold PEM texts, not the names of files.
+
+    Args:
+        path: The file.
+        refusal: What is said of a port that cannot be opened with what it holds; why, comes as the error's detail.
 
     Raises:
         ServingError: The file is missing, is no SSLConfig, or its key and certificates do not fit.
@@ -34,11 +38,9 @@ def read_tls(path: str) -> TlsConfig:
     message = read_message(path, MESSAGES["SSLConfig"]())
     for name in ("server_key", "server_cert"):
         if not getattr(message, name):
-            raise invalid_argument(CANNOT_LISTEN, f"{path} has no {name}: it must hold the PEM text itself")
+            raise invalid_argument(refusal, f"{path} has no {name}: it must hold the PEM text itself")
     if message.client_verify and not message.custom_ca:
-        raise invalid_argument(
-            CANNOT_LISTEN, f"{path} asks for client_verify but has no custom_ca to verify callers with"
-        )
+        raise invalid_argument(refusal, f"{path} asks for client_verify but has no custom_ca to verify callers with")
     authority = message.custom_ca if message.client_verify else ""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.NamedTemporaryFile("w") as both:  # which the ssl module takes from a file only
@@ -51,6 +53,6 @@ def read_tls(path: str) -> TlsConfig:
         except ssl.SSLError as error:
             reason = error.reason or str(error)
             raise invalid_argument(
-                CANNOT_LISTEN, f"{path}: server_key, server_cert or custom_ca cannot be used: {reason}"
+                refusal, f"{path}: server_key, server_cert or custom_ca cannot be used: {reason}"
             ) from None
     return TlsConfig(message.server_key, message.server_cert, authority)

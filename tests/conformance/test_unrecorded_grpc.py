@@ -156,5 +156,6 @@ def test_health_of_what_is_not_known(tmp_path_factory: pytest.TempPathFactory) -
         check = health_pb2_grpc.HealthStub(channel).Check
         unknown = outcome(check, health_pb2.HealthCheckRequest(service="x"))
         unreadable = outcome(channel.unary_unary("/grpc.health.v1.Health/Check"), b"\xff")
+        watched = outcome(lambda *a, **k: next(channel.unary_stream("/grpc.health.v1.Health/Watch")(*a, **k)), b"\xff")
     assert unknown == "NOT_FOUND: service name unknown"
-    assert unreadable == "INVALID_ARGUMENT: could not parse request"
+    assert unreadable == watched == "INVALID_ARGUMENT: could not parse request"

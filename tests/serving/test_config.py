@@ -107,6 +107,12 @@ def test_the_platform_config_of_the_genuine_server_is_read(tmp_path: Path) -> No
     assert loaded(f"--platform_config_file={tmp_path / 'platform.config'}").models
 
 
+def test_only_of_the_platforms_are_unknown_types_let_pass(tmp_path: Path) -> None:
+    (tmp_path / "models.config").write_text("custom_model_config { [type.googleapis.com/some.Type] { } }")
+    with pytest.raises(ServingError, match="Invalid protobuf file"):
+        loaded(f"--model_config_file={tmp_path / 'models.config'}")
+
+
 def test_monitoring_without_rest_is_not_looked_at() -> None:
     assert loaded("--monitoring_config_file=/nonexistent", "--rest_api_port=0").metrics_path is None
 

@@ -106,6 +106,14 @@ def test_certificates_that_cannot_be_used_are_told_as_the_genuine_server_does(
     assert ending(f"--model_base_path={DIGITS}", f"--ssl_config_file={tmp_path / 'ssl.config'}").stdout == CANNOT_LISTEN
 
 
+def test_certificates_for_rest_are_not_taken_for_those_of_grpc(
+    ending: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "ssl.config").write_text('server_key: "k" server_cert: "c"')
+    done = ending(f"--model_base_path={DIGITS}", f"--rest_ssl_config_file={tmp_path / 'ssl.config'}")
+    assert done.stdout == "Failed to start server. Error: INVALID_ARGUMENT: Failed to start HTTP server\n"
+
+
 def test_the_first_of_the_unknown_arguments_is_told_with_the_usage(
     ending: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from glyph_serving.metrics import first_samples
 from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
 from tests.conftest import Server, running_server
-from tests.serving.conftest import RECORDED_MODELS, ask, publish
+from tests.serving.conftest import ask, publish
 
 MODEL = "/v1/models/half_plus_two"
 
@@ -72,12 +72,14 @@ def test_a_new_model_that_cannot_be_loaded_is_told(server: Server, folder: Path,
 
 
 def test_counters_that_are_asked_for_are_told_by_how_much_they_grew(server: Server, folder: Path) -> None:
+    first = folder.parent / "a"  # the first of all paths in the metrics, so that its counter is what is told
+    first.mkdir()
+    publish(first, 1)
+    reload(server, half_plus_two=folder, first=first)
     reload(server, half_plus_two=folder)
-    loads, unknown = "/tensorflow/cc/saved_model/load_latency", "foo"
-    response = reload(server, loads, unknown, half_plus_two=folder, digits=RECORDED_MODELS / "digits")
-    grown = {metric.name: metric.int64_value_increase for metric in response.metric}
-    assert list(grown) == [loads, unknown]
-    assert grown[unknown] == 0
+    loads, unknown = "/tensorflow/cc/saved_model/load_attempt_count", "foo"
+    response = reload(server, loads, unknown, half_plus_two=folder, first=first)
+    assert [(one.name, one.int64_value_increase) for one in response.metric] == [(loads, 1), (unknown, 0)]
     assert response.metric[1].HasField("int64_value_increase")
     assert not reload(server, half_plus_two=folder).metric
 
