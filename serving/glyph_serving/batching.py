@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -41,10 +41,9 @@ class _Task:
     arrays: Sequence[Array]
     size: int
     alone: bool
-    loop: asyncio.AbstractEventLoop
     deadline: float
     future: asyncio.Future[Arrays]
-    queued_at: float = field(default_factory=time.monotonic)
+    queued_at: float
 
 
 class Batcher:
@@ -139,7 +138,7 @@ class Batcher:
         Raises:
             ServingError: What the run ended with.
         """
-        if not self._is_only() or self._durations.expect(size) > _INLINE_SECONDS:
+        if self._waiting or not self._is_only() or self._durations.expect(size) > _INLINE_SECONDS:
             return None
         with self._lock:
             if self._closed or self._running or self._waiting:
@@ -156,7 +155,7 @@ class Batcher:
 
     def _submit(self, arrays: Sequence[Array], size: int, alone: bool, deadline: float) -> asyncio.Future[Arrays]:
         loop = asyncio.get_running_loop()
-        task = _Task(arrays, size, alone, loop, deadline, loop.create_future())
+        task = _Task(arrays, size, alone, deadline, loop.create_future(), time.monotonic())
         limits = self._parameters
         with self._lock:
             if self._closed:
@@ -308,6 +307,8 @@ class Batcher:
 
 
 def _batch_size(arrays: Sequence[Array]) -> int:
+    if len(arrays) == 1 and arrays[0].ndim:
+        return len(arrays[0])
     shapes = [array.shape for array in arrays]
     if () in shapes:
         raise invalid_argument("Batching Run() input tensors must have at least one dimension")
@@ -325,10 +326,11 @@ def _deliver(results: Sequence[tuple[_Task, Arrays | Exception]]) -> None:
         here = None
     elsewhere: dict[asyncio.AbstractEventLoop, list[tuple[_Task, Arrays | Exception]]] = {}
     for task, result in results:
-        if task.loop is here:
+        loop = task.future.get_loop()
+        if loop is here:
             _resolve(task, result)
         else:
-            elsewhere.setdefault(task.loop, []).append((task, result))
+            elsewhere.setdefault(loop, []).append((task, result))
     for loop, theirs in elsewhere.items():
         loop.call_soon_threadsafe(_resolve_all, theirs)
 

@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
@@ -110,24 +110,22 @@ class Journal(Generic[T]):
 
     def __init__(self, count: Callable[[tuple[str, ...], list[T]], None]) -> None:
         self._count = count
-        self._entries: deque[tuple[tuple[str, ...], T]] = deque()
+        self._entries: defaultdict[tuple[str, ...], deque[T]] = defaultdict(deque)
         self._lock = threading.Lock()
 
     def add(self, key: tuple[str, ...], entry: T) -> None:
         """Writes an entry down."""
-        self._entries.append((key, entry))
-        if len(self._entries) >= _MOST_ENTRIES:
+        entries = self._entries[key]
+        entries.append(entry)
+        if len(entries) >= _MOST_ENTRIES:
             self.settle()
 
     def settle(self) -> None:
         """Counts what was written down so far."""
         with self._lock:
-            entries: dict[tuple[str, ...], list[T]] = {}
-            for _ in range(len(self._entries)):
-                key, entry = self._entries.popleft()
-                entries.setdefault(key, []).append(entry)
-            for key, theirs in entries.items():
-                self._count(key, theirs)
+            for key, entries in list(self._entries.items()):
+                if settled := [entries.popleft() for _ in range(len(entries))]:
+                    self._count(key, settled)
 
 
 class Metrics:
