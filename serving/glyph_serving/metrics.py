@@ -13,7 +13,7 @@ from glyph_serving.errors import ServingError
 
 T = TypeVar("T")
 
-_MOST_ENTRIES = 250  # of a journal: counting more of them at a time would hold up requests
+_MOST_ENTRIES = 250  # of a journal under one key: counting more of them at a time would hold up requests
 _MOST_SERIES = 10_000  # label values of a counter: callers may make up names of models, and each is counted
 LATENCY_BUCKETS = tuple(10 * 1.8**k for k in range(33))
 QUEUING_BUCKETS = tuple(100 * 1.2**k for k in range(52))
@@ -118,14 +118,18 @@ class Journal(Generic[T]):
         entries = self._entries[key]
         entries.append(entry)
         if len(entries) >= _MOST_ENTRIES:
-            self.settle()
+            self._settle(key)
 
     def settle(self) -> None:
         """Counts what was written down so far."""
+        for key in list(self._entries):
+            self._settle(key)
+
+    def _settle(self, key: tuple[str, ...]) -> None:
+        entries = self._entries[key]
         with self._lock:
-            for key, entries in list(self._entries.items()):
-                if settled := [entries.popleft() for _ in range(len(entries))]:
-                    self._count(key, settled)
+            if settled := [entries.popleft() for _ in range(len(entries))]:
+                self._count(key, settled)
 
 
 class Metrics:
