@@ -3,11 +3,9 @@
 import gc
 import sys
 
-from glyph_serving.scheduling import let_no_thread_interrupt
 from glyph_serving.signals import Signals
 from glyph_serving.tensorflow_core import import_core
 
-let_no_thread_interrupt()
 signals = Signals()
 signals.start()
 import_core()

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from glyph_serving import config as configuration
-from glyph_serving import denormals, flags, log, scheduling, workers
+from glyph_serving import denormals, flags, log, workers
 from glyph_serving.cli import EXIT_FAILURE
 from glyph_serving.config import ModelConfig, ServerConfig
 from glyph_serving.envoy import ARGUMENTS_VARIABLE
@@ -184,7 +184,6 @@ class Server:
                 await app(scope, receive, send)
                 return
             await receive()
-            scheduling.let_this_thread_interrupt()
             denormals.flush_in_this_thread()  # small models run on the event loop
             await asyncio.to_thread(self._models_ready.wait)
             await send({"type": "lifespan.startup.complete"})
