@@ -84,6 +84,7 @@ class Batcher:
         self._durations = Durations()
         limits = self._parameters
         self._most_batches = limits.max_enqueued_batches or max(10, -(-1000 // limits.max_batch_size))
+        self._threads = limits.num_batch_threads or os.cpu_count() or 1
         self._run_limit = limits.max_batch_size
         if limits.enable_large_batch_splitting and limits.max_execution_batch_size:
             self._run_limit = limits.max_execution_batch_size
@@ -189,7 +190,7 @@ class Batcher:
         """How many runs may go on at once: one when they block the event loop anyway."""
         if self._stays_here(len(self._waiting), self._waiting_examples):
             return 1
-        return self._parameters.num_batch_threads or os.cpu_count() or 1
+        return self._threads
 
     def _stays_here(self, requests: int, examples: int) -> bool:
         """Whether a run of so much, or of what fits into one run, belongs on the event loop."""
