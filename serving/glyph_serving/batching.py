@@ -6,11 +6,12 @@ loop goes on gathering and answering.
 """
 
 import asyncio
+import itertools
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,12 +38,60 @@ class BatchObserver(Protocol):
 
 
 @dataclass(slots=True, eq=False)
+class Admission:
+    """How a request has to run.
+
+    Attributes:
+        size: How many examples it brings.
+        alone: Whether no other may run with it.
+    """
+
+    size: int
+    alone: bool
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """What one run has answered, whatever the number of requests in it.
+
+    Attributes:
+        outputs: The outputs in the order of ``signature.outputs``.
+        answers: One for each example, once somebody has made them: for all at once they cost a fraction.
+    """
+
+    outputs: Arrays
+    answers: list[bytes] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Share:
+    """What a run has answered one of its requests.
+
+    Attributes:
+        run: The run.
+        start: The first of its examples that is this request's; None: all that it has answered is.
+        size: How many examples are.
+    """
+
+    run: Run
+    start: int | None
+    size: int
+
+    def outputs(self) -> Arrays:
+        """The outputs in the order of ``signature.outputs``."""
+        start = self.start
+        if start is None:
+            return self.run.outputs
+        return [output[start : start + self.size] for output in self.run.outputs]
+
+
+@dataclass(slots=True, eq=False)
 class _Task:
     arrays: Sequence[Array]
     size: int
     alone: bool
     deadline: float
-    future: asyncio.Future[Arrays]
+    future: asyncio.Future[Share]
     queued_at: float
 
 
@@ -94,7 +143,7 @@ class Batcher:
         """How many requests wait for a run."""
         return len(self._waiting)
 
-    async def run(self, arrays: Sequence[Array], deadline: float = float("inf")) -> Arrays:
+    def run(self, arrays: Sequence[Array], deadline: float = float("inf")) -> Awaitable[Share]:
         """Runs the signature on a request's inputs, together with whatever else is waiting.
 
         Args:
@@ -102,30 +151,38 @@ class Batcher:
             deadline: The ``time.monotonic()`` after which nobody wants the answer.
 
         Returns:
-            The outputs in the order of ``signature.outputs``.
+            What will be the answer; ServingError, or whatever else the run ends with, in its place.
 
         Raises:
-            ServingError: What is wrong with the request, or what the run ended with.
+            ServingError: What is wrong with the request.
+        """
+        return self.submit(arrays, self.admit(arrays), deadline)
+
+    def admit(self, arrays: Sequence[Array]) -> Admission:
+        """How a request with these inputs has to run, and all others with inputs of their data types and shapes.
+
+        Raises:
+            ServingError: What is wrong with the request.
         """
         size = _batch_size(arrays) if self._gather else 1
         fits = self._signature.fits(arrays)
         if not fits:
             self._signature.check(arrays)
         if not self._gather:
-            return self._run_at_once(arrays, size, True) or await self._submit(arrays, size, True, deadline)
+            return Admission(1, True)
         if size > self._parameters.max_batch_size:
             raise invalid_argument(
                 f"Task size {size} is larger than maximum input batch size {self._parameters.max_batch_size}"
             )
         # What does not fit the signature runs by itself, so that it cannot spoil a run for others.
-        alone = size == 0 or not fits
-        if alone or size <= self._run_limit:
-            return self._run_at_once(arrays, size, alone) or await self._submit(arrays, size, alone, deadline)
-        pieces = [slice(start, start + self._run_limit) for start in range(0, size, self._run_limit)]
-        parts = await asyncio.gather(
-            *(self._submit([a[piece] for a in arrays], len(arrays[0][piece]), False, deadline) for piece in pieces)
-        )
-        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
+        return Admission(size, size == 0 or not fits)
+
+    def submit(self, arrays: Sequence[Array], admission: Admission, deadline: float) -> Awaitable[Share]:
+        """As ``run``, for a request that was admitted."""
+        size, alone = admission.size, admission.alone
+        if size > self._run_limit and not alone:
+            return self._run_in_pieces(arrays, size, deadline)
+        return self._run_at_once(arrays, size, alone) or self._enqueue(arrays, size, alone, deadline)
 
     def close(self) -> None:
         """Refuses further requests and waits until those accepted are answered."""
@@ -133,7 +190,16 @@ class Batcher:
             self._closed = True
             self._idle.wait_for(lambda: not self._waiting and not self._running)
 
-    def _run_at_once(self, arrays: Sequence[Array], size: int, alone: bool) -> Arrays | None:
+    async def _run_in_pieces(self, arrays: Sequence[Array], size: int, deadline: float) -> Share:
+        """Runs a request that is too large for one run."""
+        pieces = [slice(start, start + self._run_limit) for start in range(0, size, self._run_limit)]
+        shares = await asyncio.gather(
+            *(self._enqueue([a[piece] for a in arrays], len(arrays[0][piece]), False, deadline) for piece in pieces)
+        )
+        outputs = zip(*(share.outputs() for share in shares), strict=True)
+        return Share(Run([np.concatenate(parts) for parts in outputs]), None, size)
+
+    def _run_at_once(self, arrays: Sequence[Array], size: int, alone: bool) -> asyncio.Future[Share] | None:
         """Runs a request here and now, without a queue, if it finds everything idle; None if it does not.
 
         Raises:
@@ -146,15 +212,19 @@ class Batcher:
                 return None
             self._running = 1
         self._observer.queued((size,), (0.0,))
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
         try:
             if alone or not self._parameters.allowed_batch_sizes:
-                return self._call(arrays, size, 0)
-            return self._run_together([arrays], [size])[0]
+                future.set_result(self._run_alone(arrays, size))
+            else:
+                future.set_result(self._run_together([arrays], [size])[0])
         finally:
             with self._lock:
-                self._finish(asyncio.get_running_loop())
+                self._finish(loop)
+        return future
 
-    def _submit(self, arrays: Sequence[Array], size: int, alone: bool, deadline: float) -> asyncio.Future[Arrays]:
+    def _enqueue(self, arrays: Sequence[Array], size: int, alone: bool, deadline: float) -> asyncio.Future[Share]:
         loop = asyncio.get_running_loop()
         task = _Task(arrays, size, alone, deadline, loop.create_future(), time.monotonic())
         limits = self._parameters
@@ -259,20 +329,23 @@ class Batcher:
         if batch:
             _deliver(self._results(batch))
 
-    def _results(self, batch: list[_Task]) -> list[tuple[_Task, Arrays | Exception]]:
+    def _results(self, batch: list[_Task]) -> list[tuple[_Task, Share | Exception]]:
         """Runs a batch; where it fails, each of its requests by itself, so that only the culprit gets the error."""
         try:
             if len(batch) == 1 and (batch[0].alone or not self._parameters.allowed_batch_sizes):
-                return [(batch[0], self._call(batch[0].arrays, batch[0].size, 0))]
-            outputs = self._run_together([task.arrays for task in batch], [task.size for task in batch])
-            return list(zip(batch, outputs, strict=True))
+                return [(batch[0], self._run_alone(batch[0].arrays, batch[0].size))]
+            shares = self._run_together([task.arrays for task in batch], [task.size for task in batch])
+            return list(zip(batch, shares, strict=True))
         except Exception as error:  # noqa: BLE001 (whatever it is, its requests must end with it)
             if len(batch) == 1:
                 return [(batch[0], error)]
             return [result for task in batch for result in self._results([task])]
 
-    def _run_together(self, requests: Sequence[Sequence[Array]], sizes: Sequence[int]) -> list[Arrays]:
-        """Runs several requests' inputs at once, padded to an allowed size; the outputs of each."""
+    def _run_alone(self, arrays: Sequence[Array], size: int) -> Share:
+        return Share(Run(self._call(arrays, size, 0)), None, size)
+
+    def _run_together(self, requests: Sequence[Sequence[Array]], sizes: Sequence[int]) -> list[Share]:
+        """Runs several requests' inputs at once, padded to an allowed size; each one's share of the answer."""
         examples = sum(sizes)
         padding = next((s for s in self._parameters.allowed_batch_sizes if s >= examples), examples) - examples
         feeds = []
@@ -291,12 +364,9 @@ class Batcher:
                 "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
                 "tensors",
             )
-        results = []
-        start = 0
-        for size in sizes:
-            results.append([output[start : start + size] for output in outputs])
-            start += size
-        return results
+        run = Run(outputs)
+        starts = itertools.accumulate(sizes, initial=0)
+        return [Share(run, start, size) for start, size in zip(starts, sizes, strict=False)]
 
     def _call(self, feeds: Sequence[Array], examples: int, padding: int) -> Arrays:
         began = time.perf_counter()
@@ -319,13 +389,13 @@ def _batch_size(arrays: Sequence[Array]) -> int:
     return int(sizes.pop())
 
 
-def _deliver(results: Sequence[tuple[_Task, Arrays | Exception]]) -> None:
+def _deliver(results: Sequence[tuple[_Task, Share | Exception]]) -> None:
     """Hands every result to its request, on the request's own event loop."""
     try:
         here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
     except RuntimeError:
         here = None
-    elsewhere: dict[asyncio.AbstractEventLoop, list[tuple[_Task, Arrays | Exception]]] = {}
+    elsewhere: dict[asyncio.AbstractEventLoop, list[tuple[_Task, Share | Exception]]] = {}
     for task, result in results:
         loop = task.future.get_loop()
         if loop is here:
@@ -336,12 +406,12 @@ def _deliver(results: Sequence[tuple[_Task, Arrays | Exception]]) -> None:
         loop.call_soon_threadsafe(_resolve_all, theirs)
 
 
-def _resolve_all(results: Sequence[tuple[_Task, Arrays | Exception]]) -> None:
+def _resolve_all(results: Sequence[tuple[_Task, Share | Exception]]) -> None:
     for task, result in results:
         _resolve(task, result)
 
 
-def _resolve(task: _Task, result: Arrays | Exception) -> None:
+def _resolve(task: _Task, result: Share | Exception) -> None:
     if task.future.done():
         return  # the caller has gone
     if isinstance(result, Exception):

@@ -34,7 +34,7 @@ async def classify(
     inference.check_has_spec(request)
     loaded = inference.find(manager, request.model_spec)
     signature, examples = prepare(loaded.servable, request.model_spec, CLASSIFY_METHOD, request.input)
-    outputs = await loaded.batchers[signature.name].run([examples], deadline)
+    outputs = (await loaded.batchers[signature.name].run([examples], deadline)).outputs()
     response = classification_pb2.ClassificationResponse(model_spec=_answered(loaded, signature))
     response.result.CopyFrom(classification_result(signature, outputs, len(examples)))
     return response
@@ -51,7 +51,7 @@ async def regress(
     inference.check_has_spec(request)
     loaded = inference.find(manager, request.model_spec)
     signature, examples = prepare(loaded.servable, request.model_spec, REGRESS_METHOD, request.input)
-    outputs = await loaded.batchers[signature.name].run([examples], deadline)
+    outputs = (await loaded.batchers[signature.name].run([examples], deadline)).outputs()
     response = regression_pb2.RegressionResponse(model_spec=_answered(loaded, signature))
     response.result.CopyFrom(regression_result(signature, outputs, len(examples)))
     return response
@@ -76,7 +76,7 @@ async def multi_inference(
     examples = _examples(request.input)
     response = inference_pb2.MultiInferenceResponse()
     for task, signature in zip(request.tasks, signatures.values(), strict=True):
-        outputs = await loaded.batchers[signature.name].run([examples], deadline)
+        outputs = (await loaded.batchers[signature.name].run([examples], deadline)).outputs()
         result = response.results.add(model_spec=_answered(loaded, signature))
         if task.method_name == CLASSIFY_METHOD:
             result.classification_result.CopyFrom(classification_result(signature, outputs, len(examples)))

@@ -60,19 +60,26 @@ class GrpcApp:
         gate.in_flight += 1
         try:
             try:
-                answer = await self._answer(scope, receive)
-            except ServingError as error:
+                handler, deadline, encoding = self._admit(scope)
+                body = await gate.read(receive)
+                answer = await handler(_unframe(body, encoding, gate.max_message_bytes), deadline)
+            except Exception as error:  # noqa: BLE001 (whatever goes wrong with one call, its caller hears of it)
                 await send(_START)
-                await _send_status(send, error)
+                await _send_status(send, _serving_error(error, scope))
                 return
-            await send(_START_ZIPPED if answer[0] else _START)
-            await send({"type": "http.response.body", "body": answer})
+            if body[0] and len(answer) >= _WORTH_ZIPPING:  # who sends compressed messages gets compressed answers
+                zipped = gzip.compress(answer, compresslevel=1)
+                await send(_START_ZIPPED)
+                await send({"type": "http.response.body", "body": _PREFIX.pack(1, len(zipped)) + zipped})
+            else:
+                await send(_START)
+                await send({"type": "http.response.body", "body": _PREFIX.pack(0, len(answer)) + answer})
             await send(_OK)
         finally:
             gate.in_flight -= 1
 
-    async def _answer(self, scope: Mapping[str, Any], receive: Receive) -> bytes:
-        """The framed answer to a call."""
+    def _admit(self, scope: Mapping[str, Any]) -> tuple[Handler, float, bytes]:
+        """What answers a call, its deadline, and how its message is compressed if it is."""
         handler = self._handlers.get(scope["path"])
         if handler is None:
             raise ServingError(Code.UNIMPLEMENTED, "")
@@ -86,20 +93,17 @@ class GrpcApp:
                 deadline = time.monotonic() + _timeout(value.decode("latin-1"))
             elif name == b"grpc-encoding":
                 encoding = value
-        body = await self._gate.read(receive)
-        try:
-            answer = await handler(_unframe(body, encoding, self._gate.max_message_bytes), deadline)
-        except DecodeError:
-            raise ServingError(Code.INTERNAL, "") from None
-        except ServingError:
-            raise
-        except Exception as error:
-            LOGGER.exception("%s failed", scope["path"], extra={"request_id": request_id(scope["headers"])})
-            raise ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}") from error
-        if body[0] and len(answer) >= _WORTH_ZIPPING:  # who sends compressed messages gets compressed answers
-            zipped = gzip.compress(answer, compresslevel=1)
-            return _PREFIX.pack(1, len(zipped)) + zipped
-        return _PREFIX.pack(0, len(answer)) + answer
+        return handler, deadline, encoding
+
+
+def _serving_error(error: Exception, scope: Mapping[str, Any]) -> ServingError:
+    """What a caller is told of an error."""
+    if isinstance(error, ServingError):
+        return error
+    if isinstance(error, DecodeError):
+        return ServingError(Code.INTERNAL, "")
+    LOGGER.error("%s failed", scope["path"], exc_info=error, extra={"request_id": request_id(scope["headers"])})
+    return ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
 
 
 async def _answer_stream(handler: StreamHandler, receive: Receive, send: Send) -> None:

@@ -15,6 +15,7 @@ from tensorflow_serving.apis import (
 )
 
 from glyph_serving import tensor_proto
+from glyph_serving.batching import Share
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.harness import Loaded
 from glyph_serving.manager import Manager
@@ -70,21 +71,34 @@ async def predict(manager: Manager, request: predict_pb2.PredictRequest, as_cont
     check_has_spec(request)
     loaded = find(manager, request.model_spec)
     signature, arrays = prepare(loaded.servable, request)
-    outputs = await loaded.batchers[signature.name].run(arrays, deadline)
-    return response(loaded, signature, outputs, as_content, request.output_filter)
+    share = await loaded.batchers[signature.name].run(arrays, deadline)
+    return response(loaded, signature.name, share, as_content, request.output_filter)
 
 
-def response(
-    loaded: Loaded, signature: Signature, outputs: Arrays, as_content: bool, wanted: Container[str] = ()
-) -> bytes:
+def response(loaded: Loaded, signature_name: str, share: Share, as_content: bool, wanted: Container[str] = ()) -> bytes:
     """A serialized PredictResponse, with all outputs or those that are wanted."""
+    if share.size == 1 and share.start is not None and not wanted:
+        run = share.run
+        if run.answers is None:
+            run.answers = _answers(loaded.servable, signature_name, run.outputs, as_content)
+        return run.answers[share.start]
+    servable = loaded.servable
     entries = [
         tensor_proto.encode_entry(_OUTPUTS, alias, output, as_content)
-        for alias, output in zip(signature.outputs, outputs, strict=True)
+        for alias, output in zip(servable.signatures[signature_name].outputs, share.outputs(), strict=True)
         if not wanted or alias in wanted
     ]
-    entries.append(_model_spec(loaded.servable.name, loaded.servable.version, signature.name))
-    return b"".join(entries)
+    return b"".join(entries) + _model_spec(servable.name, servable.version, signature_name)
+
+
+def _answers(servable: Servable, signature_name: str, outputs: Arrays, as_content: bool) -> list[bytes]:
+    """What ``response`` gives for each example by itself."""
+    columns = [
+        tensor_proto.encode_rows(_OUTPUTS, alias, output, as_content)
+        for alias, output in zip(servable.signatures[signature_name].outputs, outputs, strict=True)
+    ]
+    spec = _model_spec(servable.name, servable.version, signature_name)
+    return [b"".join(row) + spec for row in zip(*columns, strict=True)]
 
 
 def prepare(servable: Servable, request: predict_pb2.PredictRequest) -> tuple[Signature, Arrays]:

@@ -6,23 +6,26 @@ costs a tenth of what parsing the message does.
 """
 
 import os
-from dataclasses import dataclass
+import weakref
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from tensorflow_serving.apis import predict_pb2
 
 from glyph_serving import inference, tensor_proto
+from glyph_serving.batching import Admission, Share
 from glyph_serving.errors import ServingError
 from glyph_serving.harness import Loaded
 from glyph_serving.manager import Manager
-from glyph_serving.servable import DEFAULT_SIGNATURE, Array, Signature
+from glyph_serving.servable import DEFAULT_SIGNATURE, Array
 
 _MOST = 256  # kinds of requests that are remembered
 _KEY_BYTES = 32
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Kind:
     """What all requests that begin alike ask for.
 
@@ -45,27 +48,29 @@ class Kind:
     alias: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    _admission: Admission = field(default=Admission(0, True), init=False)
+    _admitted_by: weakref.ref[Loaded] | None = field(default=None, init=False)  # weak, so that it can be unloaded
 
-    async def predict(self, manager: Manager, payload: bytes, as_content: bool, deadline: float) -> bytes:
-        """Answers a request of this kind; see ``inference.predict``.
+    def servable(self, manager: Manager) -> Loaded | None:
+        """What answers requests of this kind; None if it takes other inputs, so that they have to be parsed after all.
 
         Raises:
-            ServingError: What is wrong with the request, or what the run ended with.
+            ServingError: What they name is not available, or does not take such tensors.
         """
         loaded = manager.get(self.name, self.version, self.label)
-        signature = self._signature(loaded)
-        if signature is None:  # another version is available now, which answers by its own rules
-            request = predict_pb2.PredictRequest.FromString(payload)
-            return await inference.predict(manager, request, as_content, deadline)
-        array: Array = np.frombuffer(payload, self.dtype, offset=len(self.head)).reshape(self.shape)
-        outputs = await loaded.batchers[self.signature_name].run([array], deadline)
-        return inference.response(loaded, signature, outputs, as_content)
+        if self._admitted_by is None or self._admitted_by() is not loaded:
+            signature = loaded.servable.signatures.get(self.signature_name)
+            if signature is None or list(signature.inputs) != [self.alias]:
+                return None
+            inference.check_method_name(signature)
+            self._admission = loaded.batchers[self.signature_name].admit([np.empty(self.shape, self.dtype)])
+            self._admitted_by = weakref.ref(loaded)
+        return loaded
 
-    def _signature(self, loaded: Loaded) -> Signature | None:
-        signature = loaded.servable.signatures.get(self.signature_name)
-        if signature is None or len(signature.inputs) != 1 or self.alias not in signature.inputs:
-            return None
-        return signature
+    def run(self, loaded: Loaded, payload: bytes, deadline: float) -> Awaitable[Share]:
+        """Runs a request of this kind on what ``servable`` has just given; see ``Batcher.submit``."""
+        array: Array = np.ndarray(self.shape, self.dtype, payload, len(self.head))
+        return loaded.batchers[self.signature_name].submit([array], self._admission, deadline)
 
 
 class Lookalikes:

@@ -4,7 +4,8 @@ import itertools
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -132,10 +133,31 @@ class Journal(Generic[T]):
                 self._count(key, settled)
 
 
+class _Request:
+    """The time in which a request is answered, as a context."""
+
+    __slots__ = ("_began", "_key", "_metrics")
+
+    def __init__(self, metrics: "Metrics", key: tuple[str, str, str]) -> None:
+        self._metrics = metrics
+        self._key = key
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, _kind: object, error: object, _traceback: object) -> None:
+        if error is None:
+            self._metrics.answers.add(self._key, time.perf_counter() - self._began)
+        elif isinstance(error, ServingError):
+            self._metrics.request_count.add(self._key[0], error.code.name)
+
+
 class Metrics:
     """All metrics of a server.
 
     Attributes:
+        answers: For each request that succeeded, under its model, API and entrypoint: how many seconds it took.
         waits: For each run that begins, under its model, version and, if it is batched, thread pool: of how many
             examples each of its requests is, and how many seconds it has waited.
         runs: For each run that ends, under the same: of how many examples it was, padding not counted, how much padding
@@ -171,7 +193,7 @@ class Metrics:
         self.run_time = Histogram(f"{glyph}run_time", LATENCY_BUCKETS, version)
         self.run_size = Histogram(f"{glyph}run_size", SIZE_BUCKETS, version)
         self._metrics: list[Counter | Histogram | Gauge] = list(vars(self).values())
-        self._answers = Journal(self._count_answers)
+        self.answers = Journal(self._count_answers)
         self.waits = Journal(self._count_waits)
         self.runs = Journal(self._count_runs)
 
@@ -179,26 +201,15 @@ class Metrics:
         """Exports one more metric."""
         self._metrics.append(metric)
 
-    async def record(self, model: str, api: str, entrypoint: str, answer: Awaitable[T]) -> T:
-        """Counts a request and, if it succeeds, how long it takes.
+    def request(self, model: str, api: str, entrypoint: str) -> AbstractContextManager[None]:
+        """A context in which to answer a request: counts it and, if it succeeds, how long it takes.
 
         Args:
             model: The model's name.
             api: What the genuine server calls the method: "Predict" over gRPC, "predict" over REST.
             entrypoint: "GRPC" or "REST".
-            answer: The request.
-
-        Raises:
-            ServingError: What the request ends with.
         """
-        began = time.perf_counter()
-        try:
-            result = await answer
-        except ServingError as error:
-            self.request_count.add(model, error.code.name)
-            raise
-        self._answers.add((model, api, entrypoint), time.perf_counter() - began)
-        return result
+        return _Request(self, (model, api, entrypoint))
 
     def count_examples(self, model: str, examples: int) -> None:
         """Counts the examples of a classify or regress request."""
@@ -237,7 +248,7 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        for journal in (self._answers, self.waits, self.runs):
+        for journal in (self.answers, self.waits, self.runs):
             journal.settle()
         lines: list[str] = []
         for metric in self._metrics:

@@ -154,8 +154,9 @@ class RestApp:
             spec = _model_spec(name, version, label)
             answers = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
             if verb in answers:
-                answer = answers[verb](spec, self._inflate(body, headers))
-                return await self._metrics.record(spec.name, verb, "REST", answer)
+                inflated = self._inflate(body, headers)
+                with self._metrics.request(spec.name, verb, "REST"):
+                    return await answers[verb](spec, inflated)
         elif method == "GET" and (match := _STATUS.fullmatch(path)):
             name, version, label, metadata = match.groups()
             spec = _model_spec(name or "", version, label)
@@ -182,7 +183,8 @@ class RestApp:
             return signature
 
         request = parse_predict(body, find_signature)
-        outputs = await found[-1].batchers[request.signature.name].run(request.arrays, self._deadline())
+        share = await found[-1].batchers[request.signature.name].run(request.arrays, self._deadline())
+        outputs = share.outputs()
         if log := self._logs.sample(spec.name):
             spec.version.value = found[-1].servable.version
             spec.signature_name = request.signature.name

@@ -66,44 +66,55 @@ class Services:
 
     async def _predict(self, payload: bytes, deadline: float) -> bytes:
         kind = self._lookalikes.find(payload)
-        if kind is not None:
-            name = kind.name
-            predicted = kind.predict(self._manager, payload, self._as_content, deadline)
-            answer = await self._metrics.record(name, "Predict", "GRPC", predicted)
-        else:
-            request = predict_pb2.PredictRequest.FromString(payload)
-            name = request.model_spec.name
-            predicted = inference.predict(self._manager, request, self._as_content, deadline)
-            answer = await self._metrics.record(name, "Predict", "GRPC", predicted)
-            self._lookalikes.learn(payload, request)
+        if kind is None:
+            return await self._predict_unknown(payload, deadline)
+        with self._metrics.request(kind.name, "Predict", "GRPC"):
+            loaded = kind.servable(self._manager)
+            if loaded is not None:
+                share = await kind.run(loaded, payload, deadline)
+                answer = inference.response(loaded, kind.signature_name, share, self._as_content)
+            else:
+                request = predict_pb2.PredictRequest.FromString(payload)
+                answer = await inference.predict(self._manager, request, self._as_content, deadline)
+        self._log_predict(kind.name, payload, answer)
+        return answer
+
+    async def _predict_unknown(self, payload: bytes, deadline: float) -> bytes:
+        request = predict_pb2.PredictRequest.FromString(payload)
+        with self._metrics.request(request.model_spec.name, "Predict", "GRPC"):
+            answer = await inference.predict(self._manager, request, self._as_content, deadline)
+        self._lookalikes.learn(payload, request)
+        self._log_predict(request.model_spec.name, payload, answer)
+        return answer
+
+    def _log_predict(self, name: str, payload: bytes, answer: bytes) -> None:
         if log := self._logs.sample(name):
             entry = prediction_log_pb2.PredictionLog()
             entry.predict_log.request.ParseFromString(payload)
             entry.predict_log.response.ParseFromString(answer)
             entry.log_metadata.model_spec.CopyFrom(entry.predict_log.response.model_spec)
             log.add(entry)
-        return answer
 
     async def _classify(self, request: classification_pb2.ClassificationRequest, deadline: float) -> Any:
         name = request.model_spec.name
-        answer = classify.classify(self._manager, request, deadline)
-        response = await self._metrics.record(name, "Classify", "GRPC", answer)
+        with self._metrics.request(name, "Classify", "GRPC"):
+            response = await classify.classify(self._manager, request, deadline)
         self._metrics.count_examples(name, len(response.result.classifications))
         self._logs.record(name, "classify_log", request, response)
         return response
 
     async def _regress(self, request: regression_pb2.RegressionRequest, deadline: float) -> Any:
         name = request.model_spec.name
-        answer = classify.regress(self._manager, request, deadline)
-        response = await self._metrics.record(name, "Regress", "GRPC", answer)
+        with self._metrics.request(name, "Regress", "GRPC"):
+            response = await classify.regress(self._manager, request, deadline)
         self._metrics.count_examples(name, len(response.result.regressions))
         self._logs.record(name, "regress_log", request, response)
         return response
 
     async def _multi_inference(self, request: inference_pb2.MultiInferenceRequest, deadline: float) -> Any:
         name = request.tasks[0].model_spec.name if request.tasks else ""
-        answer = classify.multi_inference(self._manager, request, deadline)
-        response = await self._metrics.record(name, "MultiInference", "GRPC", answer)
+        with self._metrics.request(name, "MultiInference", "GRPC"):
+            response = await classify.multi_inference(self._manager, request, deadline)
         self._logs.record(name, "multi_inference_log", request, response)
         return response
 

@@ -212,12 +212,25 @@ def encode_entry(map_field: int, alias: str, array: Array, as_content: bool) -> 
     """
     dtype, shape = array.dtype, array.shape
     if dtype.hasobject:
-        if array.size == 1 and len(value := _as_bytes(array.item())) <= _SHORT_STRING:
-            return _string_entry(map_field, alias, shape, value)
+        if array.size == 1:
+            return _string_entry(map_field, alias, shape, array.item())
     elif (prefix := _entry_prefix(map_field, alias, dtype, shape, as_content)) is not None:
         return prefix + array.tobytes()
     entry = delimited(_KEY, alias.encode()) + delimited(_VALUE, encode(array, as_content))
     return delimited(map_field, entry)
+
+
+def encode_rows(map_field: int, alias: str, array: Array, as_content: bool) -> list[bytes]:
+    """What ``encode_entry`` gives for each row by itself, ``array[i : i + 1]``, at a fraction of the cost."""
+    rows, shape = len(array), (1, *array.shape[1:])
+    if array.dtype.hasobject:
+        if array.size == rows:
+            return [_string_entry(map_field, alias, shape, value) for value in array.ravel().tolist()]
+    elif (prefix := _entry_prefix(map_field, alias, array.dtype, shape, as_content)) is not None:
+        memory = array.tobytes()
+        size = len(memory) // rows
+        return [prefix + memory[start : start + size] for start in range(0, len(memory), size)]
+    return [encode_entry(map_field, alias, array[row : row + 1], as_content) for row in range(rows)]
 
 
 @lru_cache(maxsize=1024)
@@ -239,6 +252,21 @@ def _entry_prefix(
     return varint(map_field << 3 | 2) + varint(len(entry) + size) + entry
 
 
+def _string_entry(map_field: int, alias: str, shape: tuple[int, ...], value: bytes | str) -> bytes:
+    """The entry of a tensor of one string."""
+    as_bytes = _as_bytes(value)
+    make = _short_string_entry if len(as_bytes) <= _SHORT_STRING else _new_string_entry
+    return make(map_field, alias, shape, as_bytes)
+
+
+def _new_string_entry(map_field: int, alias: str, shape: tuple[int, ...], value: bytes) -> bytes:
+    tensor = _header(types_pb2.DT_STRING, shape) + _string_value(value)
+    return delimited(map_field, delimited(_KEY, alias.encode()) + delimited(_VALUE, tensor))
+
+
+_short_string_entry = lru_cache(maxsize=1024)(_new_string_entry)  # there are as many as a model has labels
+
+
 def _string_value(value: bytes) -> bytes:
     return _short_string_value(value) if len(value) <= _SHORT_STRING else delimited(_STRING_VALUE, value)
 
@@ -246,13 +274,6 @@ def _string_value(value: bytes) -> bytes:
 @lru_cache(maxsize=1024)
 def _short_string_value(value: bytes) -> bytes:
     return delimited(_STRING_VALUE, value)
-
-
-@lru_cache(maxsize=1024)
-def _string_entry(map_field: int, alias: str, shape: tuple[int, ...], value: bytes) -> bytes:
-    """The entry of a tensor of one string: there are as many different ones as a model has labels."""
-    tensor = _header(types_pb2.DT_STRING, shape) + _short_string_value(value)
-    return delimited(map_field, delimited(_KEY, alias.encode()) + delimited(_VALUE, tensor))
 
 
 def _memory_field(number: int, as_content: bool) -> int:
