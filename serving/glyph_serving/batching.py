@@ -55,11 +55,13 @@ class Run:
     """What one run has answered, whatever the number of requests in it.
 
     Attributes:
-        outputs: The outputs in the order of ``signature.outputs``.
-        answers: One for each example, once somebody has made them: for all at once they cost a fraction.
+        outputs: The outputs in the order of ``signature.outputs``, padding not included.
+        singles: Whether each of its requests brought one example, and may share the run with others.
+        answers: What to answer each of those, once somebody has encoded it: all at once cost a fraction.
     """
 
     outputs: Arrays
+    singles: bool = False
     answers: list[bytes] | None = None
 
 
@@ -69,20 +71,19 @@ class Share:
 
     Attributes:
         run: The run.
-        start: The first of its examples that is this request's; None: all that it has answered is.
-        size: How many examples are.
+        start: The first of its examples that is this request's.
+        size: How many examples are; None: the run was this request's alone.
     """
 
     run: Run
-    start: int | None
-    size: int
+    start: int = 0
+    size: int | None = None
 
     def outputs(self) -> Arrays:
         """The outputs in the order of ``signature.outputs``."""
-        start = self.start
-        if start is None:
+        if self.size is None:
             return self.run.outputs
-        return [output[start : start + self.size] for output in self.run.outputs]
+        return [output[self.start : self.start + self.size] for output in self.run.outputs]
 
 
 @dataclass(slots=True, eq=False)
@@ -197,7 +198,7 @@ class Batcher:
             *(self._enqueue([a[piece] for a in arrays], len(arrays[0][piece]), False, deadline) for piece in pieces)
         )
         outputs = zip(*(share.outputs() for share in shares), strict=True)
-        return Share(Run([np.concatenate(parts) for parts in outputs]), None, size)
+        return Share(Run([np.concatenate(parts) for parts in outputs]))
 
     def _run_at_once(self, arrays: Sequence[Array], size: int, alone: bool) -> asyncio.Future[Share] | None:
         """Runs a request here and now, without a queue, if it finds everything idle; None if it does not.
@@ -342,7 +343,7 @@ class Batcher:
             return [result for task in batch for result in self._results([task])]
 
     def _run_alone(self, arrays: Sequence[Array], size: int) -> Share:
-        return Share(Run(self._call(arrays, size, 0)), None, size)
+        return Share(Run(self._call(arrays, size, 0)))
 
     def _run_together(self, requests: Sequence[Sequence[Array]], sizes: Sequence[int]) -> list[Share]:
         """Runs several requests' inputs at once, padded to an allowed size; each one's share of the answer."""
@@ -364,7 +365,9 @@ class Batcher:
                 "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
                 "tensors",
             )
-        run = Run(outputs)
+        if padding:
+            outputs = [output[:examples] for output in outputs]
+        run = Run(outputs, singles=examples == len(sizes))
         starts = itertools.accumulate(sizes, initial=0)
         return [Share(run, start, size) for start, size in zip(starts, sizes, strict=False)]
 

@@ -77,8 +77,8 @@ async def predict(manager: Manager, request: predict_pb2.PredictRequest, as_cont
 
 def response(loaded: Loaded, signature_name: str, share: Share, as_content: bool, wanted: Container[str] = ()) -> bytes:
     """A serialized PredictResponse, with all outputs or those that are wanted."""
-    if share.size == 1 and share.start is not None and not wanted:
-        run = share.run
+    run = share.run
+    if run.singles and not wanted:
         if run.answers is None:
             run.answers = _answers(loaded.servable, signature_name, run.outputs, as_content)
         return run.answers[share.start]
