@@ -4,6 +4,8 @@ from collections.abc import Container, Sequence
 
 import numpy as np
 from google.protobuf import text_format
+from tensorflow.core.framework import types_pb2
+from tensorflow.python.framework import dtypes
 from tensorflow_serving.apis import classification_pb2, inference_pb2, input_pb2, model_pb2, regression_pb2
 
 from glyph_serving import inference
@@ -18,6 +20,7 @@ from glyph_serving.servable import (
     Arrays,
     Servable,
     Signature,
+    shape_text,
 )
 
 Result = classification_pb2.ClassificationResult | regression_pb2.RegressionResult
@@ -137,18 +140,20 @@ def classification_result(signature: Signature, outputs: Arrays, count: int) -> 
     """
     named = dict(zip(signature.outputs, outputs, strict=True))
     classes, scores = named.get("classes"), named.get("scores")
-    for title, output, kind in (("classes", classes, np.dtype(object)), ("scores", scores, np.dtype(np.float32))):
+    for title, output, kind in (("classes", classes, "DT_STRING"), ("scores", scores, "DT_FLOAT")):
         if output is None:
             continue
-        if output.dtype != kind:
-            raise invalid_argument(f"Expected {title} Tensor of {kind}. Got: {output.dtype}")
         if output.ndim != 2:
-            raise invalid_argument(f"Expected {title} Tensor shape [batch_size num_classes]. Got: {list(output.shape)}")
+            raise invalid_argument(
+                f"Expected Tensor shape: [batch_size num_classes] but got {shape_text(output.shape)}"
+            )
+        if _type_name(output) != kind:
+            raise invalid_argument(f"Expected {title} Tensor of {kind}. Got: {_type_name(output)}")
         if output.shape[0] != count:
             raise invalid_argument(f"Expected {title} output batch size of {count}. Got: {output.shape[0]}")
     if classes is not None and scores is not None and classes.shape != scores.shape:
         raise invalid_argument(
-            f"Tensors classes and scores must match in shape. Got: {list(classes.shape)} and {list(scores.shape)}"
+            f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs. {scores.shape[1]}"
         )
     result = classification_pb2.ClassificationResult()
     width = classes.shape[1] if classes is not None else scores.shape[1] if scores is not None else 0
@@ -172,16 +177,22 @@ def regression_result(signature: Signature, outputs: Arrays, count: int) -> regr
     output = outputs[list(signature.outputs).index("outputs")]
     if output.ndim not in (1, 2) or (output.ndim == 2 and output.shape[1] != 1):
         raise invalid_argument(
-            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {list(output.shape)}"
+            "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got "
+            f"{shape_text(output.shape)}"
         )
     if output.shape[0] != count:
         raise invalid_argument(f"Input batch size did not match output batch size: {count} vs. {output.shape[0]}")
-    if output.dtype != np.float32:
-        raise invalid_argument(f"Expected output Tensor of DT_FLOAT. Got: {output.dtype}")
+    if _type_name(output) != "DT_FLOAT":
+        raise invalid_argument(f"Expected output Tensor of DT_FLOAT.  Got: {_type_name(output)}")
     result = regression_pb2.RegressionResult()
     for value in output.ravel().tolist():
         result.regressions.add(value=value)
     return result
+
+
+def _type_name(array: Array) -> str:
+    name: str = types_pb2.DataType.Name(dtypes.as_dtype(array.dtype).as_datatype_enum)
+    return name
 
 
 def _examples(given: input_pb2.Input) -> Array:

@@ -112,14 +112,20 @@ def prepare(servable: Servable, request: predict_pb2.PredictRequest) -> tuple[Si
     if signature is None:
         raise ServingError(Code.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
     check_method_name(signature)
-    inputs = request.inputs
-    if len(inputs) != len(signature.inputs):
+    inputs, defaults = request.inputs, signature.definition.defaults
+    if len(inputs) > len(signature.inputs) or (len(inputs) < len(signature.inputs) and not defaults):
         raise _size_mismatch(inputs, signature)
     arrays = []
     for alias in signature.inputs:
-        if alias not in inputs:
+        source = inputs if alias in inputs else defaults
+        if alias not in source:
             raise _missing_alias(alias, inputs, signature)
-        arrays.append(tensor_proto.decode(alias, inputs[alias]))
+        arrays.append(tensor_proto.decode(alias, source[alias]))
+    if unknown := set(inputs) - set(signature.inputs):
+        used = ",".join(sorted(set(inputs) - unknown))
+        raise invalid_argument(
+            f"Inputs contains invalid name. Used request inputs: {used}, request input: {','.join(sorted(inputs))}"
+        )
     if request.output_filter:
         check_filter(request.output_filter, signature)
     return signature, arrays
@@ -236,6 +242,7 @@ def _missing_alias(alias: str, inputs: Iterable[str], signature: Signature) -> S
     return invalid_argument(
         f"Signature input alias: {alias}(feed name: {signature.inputs[alias].tensor}) not found in request and no "
         f"default value provided. Inputs expected to be in the request {_set(inputs)}, or default input alias set: "
+        f"{','.join(sorted(signature.definition.defaults))}"
     )
 
 

@@ -26,7 +26,7 @@ from glyph_serving.json_document import (
     signature_name,
 )
 from glyph_serving.json_value import MISSING, Object, type_name
-from glyph_serving.servable import Array, Arrays, Signature, TensorSpec, type_text
+from glyph_serving.servable import Array, Arrays, Signature, TensorSpec, shape_text, type_text
 from glyph_serving.tensor_proto import MAX_RANK
 
 _INT_RANGES: dict[dtypes.DType, tuple[int, int]] = {
@@ -203,7 +203,7 @@ class _Tensor:
         elif math.prod(self.shape) != size:
             raise invalid_argument(f"Expecting tensor size: {math.prod(self.shape)} but got: {size}")
         elif self.shape != shape:
-            raise invalid_argument(f"Expecting shape {_shape_text(self.shape)} but got: {_shape_text(shape)}")
+            raise invalid_argument(f"Expecting shape {shape_text(self.shape)} but got: {shape_text(shape)}")
 
     def array(self, rows: int | None = None) -> Array:
         """All rows as one array; without their number, the only row as it is.
@@ -343,10 +343,6 @@ def _dense_shape(value: Any) -> tuple[int, ...]:
         shape.append(len(value))
         value = value[0] if value else None
     return tuple(shape)
-
-
-def _shape_text(shape: tuple[int, ...]) -> str:
-    return "[" + ",".join(map(str, shape)) + "]"
 
 
 def _is_named(value: Any) -> bool:

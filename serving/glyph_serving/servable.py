@@ -104,7 +104,7 @@ class Signature:
                 expected, received = type_text(spec.dtype), _received_type(array.dtype)
                 raise invalid_argument(f"Expects arg[{position}] to be {expected} but {received} is provided")
             if self.check_rank and spec.shape is not None and array.ndim != len(spec.shape):
-                expected, received = _shape_text(spec.shape), _shape_text(array.shape)
+                expected, received = shape_text(spec.shape), shape_text(array.shape)
                 raise invalid_argument(f"input {spec.alias} must have shape {expected}. Received: {received}")
 
 
@@ -246,7 +246,8 @@ def _received_type(dtype: np.dtype[Any]) -> str:
     return dtype.names[0] if dtype.names else type_text(dtypes.as_dtype(dtype))
 
 
-def _shape_text(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int]) -> str:
+    """TensorFlow's way to write a shape."""
     return "[" + ",".join("?" if size == -1 else str(size) for size in shape) + "]"
 
 

@@ -115,6 +115,9 @@ class Services:
         name = request.tasks[0].model_spec.name if request.tasks else ""
         with self._metrics.request(name, "MultiInference", "GRPC"):
             response = await classify.multi_inference(self._manager, request, deadline)
+        first = response.results[0]
+        examples = first.classification_result.classifications or first.regression_result.regressions
+        self._metrics.count_examples(name, len(examples))
         self._logs.record(name, "multi_inference_log", request, response)
         return response
 

@@ -1,0 +1,166 @@
+"""Models of kinds that were not recorded: inputs with defaults, and outputs that Classify and Regress do not take."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    classification_pb2,
+    get_model_metadata_pb2,
+    inference_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+    regression_pb2,
+)
+
+from tests.conftest import Server, running_server
+from tests.serving.conftest import ask
+
+
+class Odd(tf.Module):  # type: ignore[misc]
+    """Has a factor that is 2 unless a request brings one."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x"), tf.TensorSpec([], tf.float32, name="k")])  # type: ignore[untyped-decorator]
+    def multiply(self, x: tf.Tensor, k: tf.Tensor = tf.constant(2.0)) -> dict[str, tf.Tensor]:  # noqa: B008 (that is how a default gets into the signature)
+        return {"y": x * k}
+
+
+def of_examples(outputs: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Any:
+    """A signature that takes N serialized Examples, and answers with what `outputs` makes of N."""
+    spec = tf.TensorSpec([None], tf.string, name="inputs")
+    return tf.function(lambda inputs: outputs(tf.size(inputs)), input_signature=[spec])
+
+
+SIGNATURES: dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]] = {
+    "rank of classes": lambda n: {"classes": tf.fill([n], "a")},
+    "type of classes": lambda n: {"classes": tf.ones([n, 2])},
+    "number of classes": lambda n: {"classes": tf.fill([n + 1, 2], "a")},
+    "rank of scores": lambda n: {"scores": tf.ones([n, 2, 1])},
+    "type of scores": lambda n: {"scores": tf.ones([n, 2], tf.float64)},
+    "number of scores": lambda n: {"scores": tf.ones([n + 1, 2])},
+    "widths": lambda n: {"classes": tf.fill([n, 2], "a"), "scores": tf.ones([n, 3])},
+    "value": lambda n: {"outputs": tf.ones([n, 1])},
+    "rank of outputs": lambda n: {"outputs": tf.ones([n, 2])},
+    "type of outputs": lambda n: {"outputs": tf.ones([n], tf.int64)},
+    "number of outputs": lambda n: {"outputs": tf.ones([n + 1])},
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("odd")
+    odd = Odd()
+    odd.functions = {name: of_examples(outputs) for name, outputs in SIGNATURES.items()}
+    tf.saved_model.save(odd, str(folder / "1"), signatures={"serving_default": odd.multiply, **odd.functions})
+    (folder / "monitoring.config").write_text('prometheus_config { enable: true path: "/metrics" }')
+    monitoring = f"--monitoring_config_file={folder / 'monitoring.config'}"
+    with running_server("--model_name=odd", f"--model_base_path={folder}", monitoring) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stub(server: Server) -> Iterator[Any]:
+    with grpc.insecure_channel(server.grpc) as channel:
+        yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+def outcome(call: Any, request: Any) -> Any:
+    """The answer, or code and details of the error."""
+    try:
+        return call(request, timeout=30)
+    except grpc.RpcError as error:
+        return f"{error.code().name}: {error.details()}"
+
+
+def multiplied(stub: Any, **inputs: Any) -> Any:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "odd"
+    for alias, value in inputs.items():
+        request.inputs[alias].CopyFrom(tf.make_tensor_proto(value, tf.float32))
+    answer = outcome(stub.Predict, request)
+    return answer if isinstance(answer, str) else tf.make_ndarray(answer.outputs["y"]).tolist()
+
+
+def test_an_input_that_is_missing_has_its_default(stub: Any) -> None:
+    for _ in range(2):
+        assert multiplied(stub, x=[1.0, 3.0]) == [2.0, 6.0]
+        assert multiplied(stub, x=[1.0, 3.0], k=5.0) == [5.0, 15.0]
+
+
+def test_an_input_without_a_default_must_not_be_missing(stub: Any) -> None:
+    feed = "serving_default_x:0"
+    assert multiplied(stub, k=5.0) == (
+        f"INVALID_ARGUMENT: Signature input alias: x(feed name: {feed}) not found in request and no default value "
+        "provided. Inputs expected to be in the request {k}, or default input alias set: k"
+    )
+
+
+def test_an_input_that_is_none_is_named(stub: Any) -> None:
+    assert multiplied(stub, x=[1.0], z=5.0) == (
+        "INVALID_ARGUMENT: Inputs contains invalid name. Used request inputs: x, request input: x,z"
+    )
+    assert str(multiplied(stub, x=[1.0], k=2.0, z=5.0)).startswith(
+        "INVALID_ARGUMENT: input size does not match signature: 3!=2 len({k,x,z}) != len({k,x}). Sent extra: {z}."
+    )
+
+
+def test_metadata_tells_the_defaults(stub: Any) -> None:
+    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+    request.model_spec.name = "odd"
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    stub.GetModelMetadata(request, timeout=30).metadata["signature_def"].Unpack(signatures)
+    assert tf.make_ndarray(signatures.signature_def["serving_default"].defaults["k"]) == 2.0
+
+
+def with_examples(request: Any, signature: str) -> Any:
+    """A request, or one of a single regression, with two empty Examples."""
+    inference = isinstance(request, inference_pb2.MultiInferenceRequest)
+    spec = (request.tasks.add(method_name="tensorflow/serving/regress") if inference else request).model_spec
+    spec.name, spec.signature_name = "odd", signature
+    for _ in range(2):
+        request.input.example_list.examples.add()
+    return request
+
+
+@pytest.mark.parametrize(
+    ("signature", "message"),
+    [
+        ("rank of classes", "Expected Tensor shape: [batch_size num_classes] but got [2]"),
+        ("type of classes", "Expected classes Tensor of DT_STRING. Got: DT_FLOAT"),
+        ("number of classes", "Expected classes output batch size of 2. Got: 3"),
+        ("rank of scores", "Expected Tensor shape: [batch_size num_classes] but got [2,2,1]"),
+        ("type of scores", "Expected scores Tensor of DT_FLOAT. Got: DT_DOUBLE"),
+        ("number of scores", "Expected scores output batch size of 2. Got: 3"),
+        ("widths", "Tensors class and score should match in dim_size(1). Got 2 vs. 3"),
+    ],
+)
+def test_what_classify_does_not_take_is_said(stub: Any, signature: str, message: str) -> None:
+    request = with_examples(classification_pb2.ClassificationRequest(), signature)
+    assert outcome(stub.Classify, request) == f"INVALID_ARGUMENT: {message}"
+
+
+@pytest.mark.parametrize(
+    ("signature", "message"),
+    [
+        ("rank of outputs", "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got [2,2]"),
+        ("type of outputs", "Expected output Tensor of DT_FLOAT.  Got: DT_INT64"),
+        ("number of outputs", "Input batch size did not match output batch size: 2 vs. 3"),
+    ],
+)
+def test_what_regress_does_not_take_is_said(stub: Any, signature: str, message: str) -> None:
+    request = with_examples(regression_pb2.RegressionRequest(), signature)
+    assert outcome(stub.Regress, request) == f"INVALID_ARGUMENT: {message}"
+
+
+def test_an_inference_counts_its_examples_once(server: Server, stub: Any) -> None:
+    def counted() -> int:
+        name = ':tensorflow:serving:request_example_count_total{model="odd"} '
+        lines = ask(server, "/metrics")[1].splitlines()
+        return sum(int(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+    request = with_examples(inference_pb2.MultiInferenceRequest(), "value")
+    before = counted()
+    assert len(stub.MultiInference(request, timeout=30).results[0].regression_result.regressions) == 2
+    assert counted() == before + 2
