@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.client import session as tf_session
 from tensorflow.python.framework import dtypes, errors_impl, ops
@@ -188,11 +189,38 @@ def _signature(
         return Signature(name, definition, {}, {}, _no_output(operation), False, False, check_method_name)
     inputs = {alias: _spec(alias, definition.inputs[alias]) for alias in sorted(definition.inputs)}
     outputs = {alias: _spec(alias, definition.outputs[alias]) for alias in sorted(definition.outputs)}
+    run = _run(session, name, definition, inputs, outputs)
+    specs = [*inputs.values(), *outputs.values()]
+    batched = all(spec.shape is None or (spec.shape and spec.shape[0] == -1) for spec in specs)
+    return Signature(name, definition, inputs, outputs, run, batched, check_rank, check_method_name)
+
+
+def _run(
+    session: tf_session.Session,
+    name: str,
+    definition: meta_graph_pb2.SignatureDef,
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+) -> Callable[[Sequence[Array]], Arrays]:
+    """What runs a signature. One that cannot be run says so when it is called: a model may have others."""
+    for side, infos in (("input", definition.inputs), ("output", definition.outputs)):
+        for alias, info in infos.items():
+            if not info.name:
+                kind = "sparse" if info.HasField("coo_sparse") else "composite"
+                return _raising(
+                    invalid_argument(
+                        f'Signature "{name}" cannot be called: its {side} {alias} is a {kind} tensor, which a '
+                        "TensorProto cannot hold. Export a signature with its components instead"
+                    )
+                )
     options = config_pb2.CallableOptions(
         feed=[spec.tensor for spec in inputs.values()], fetch=[spec.tensor for spec in outputs.values()]
     )
     options.run_options.inter_op_thread_pool = -1  # in the caller's thread: a hop to a pool costs as much as the model
-    call = session._make_callable_from_options(options)
+    try:
+        call = session._make_callable_from_options(options)
+    except errors_impl.OpError as error:
+        return _raising(from_tensorflow(error))
 
     def run(arrays: Sequence[Array]) -> Arrays:
         try:
@@ -201,19 +229,22 @@ def _signature(
             raise from_tensorflow(error) from error
         return [_scalar_string(output) if isinstance(output, bytes) else output for output in outputs]
 
-    specs = [*inputs.values(), *outputs.values()]
-    batched = all(spec.shape is None or (spec.shape and spec.shape[0] == -1) for spec in specs)
-    return Signature(name, definition, inputs, outputs, run, batched, check_rank, check_method_name)
+    return run
 
 
 def _no_output(operation: str) -> Callable[[Sequence[Array]], Arrays]:
     """What running the signature that initializes a SavedModel comes to: its operation has no output to be fetched."""
-
-    def run(_arrays: Sequence[Array]) -> Arrays:
-        raise invalid_argument(
+    return _raising(
+        invalid_argument(
             f"Tried to fetch data for '{operation}', which produces no output.  To run to a node but not fetch any "
             f"data, pass '{operation}' as an argument to the 'target_node_names' argument of the Session::Run API."
         )
+    )
+
+
+def _raising(error: ServingError) -> Callable[[Sequence[Array]], Arrays]:
+    def run(_arrays: Sequence[Array]) -> Arrays:
+        raise ServingError(error.code, error.message)
 
     return run
 
@@ -227,7 +258,7 @@ def _scalar_string(value: bytes) -> Array:
 
 def _spec(alias: str, info: meta_graph_pb2.TensorInfo) -> TensorSpec:
     shape = None if info.tensor_shape.unknown_rank else tuple(dim.size for dim in info.tensor_shape.dim)
-    return TensorSpec(alias, info.name, dtypes.as_dtype(info.dtype), shape)
+    return TensorSpec(alias, info.name, dtypes.as_dtype(info.dtype or types_pb2.DT_VARIANT), shape)
 
 
 def _has_unchecked_rank(graph: Any) -> bool:

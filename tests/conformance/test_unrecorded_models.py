@@ -1,4 +1,4 @@
-"""Models of kinds that were not recorded: inputs with defaults, and outputs that Classify and Regress do not take."""
+"""Models of kinds that were not recorded: inputs with defaults, and outputs that an RPC does not take."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -45,6 +45,8 @@ SIGNATURES: dict[str, Callable[[tf.Tensor], dict[str, tf.Tensor]]] = {
     "rank of outputs": lambda n: {"outputs": tf.ones([n, 2])},
     "type of outputs": lambda n: {"outputs": tf.ones([n], tf.int64)},
     "number of outputs": lambda n: {"outputs": tf.ones([n + 1])},
+    "composite": lambda n: {"words": tf.strings.split(tf.fill([n], "a b"))},
+    "sparse": lambda n: {"words": tf.sparse.from_dense(tf.ones([n, 2]))},
 }
 
 
@@ -112,6 +114,18 @@ def test_metadata_tells_the_defaults(stub: Any) -> None:
     signatures = get_model_metadata_pb2.SignatureDefMap()
     stub.GetModelMetadata(request, timeout=30).metadata["signature_def"].Unpack(signatures)
     assert tf.make_ndarray(signatures.signature_def["serving_default"].defaults["k"]) == 2.0
+
+
+@pytest.mark.parametrize("kind", ["composite", "sparse"])
+def test_a_signature_that_cannot_be_called_says_so_and_harms_no_other(stub: Any, kind: str) -> None:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "odd", kind
+    request.inputs["inputs"].CopyFrom(tf.make_tensor_proto([b""]))
+    for _ in range(2):
+        assert outcome(stub.Predict, request) == (
+            f'INVALID_ARGUMENT: Signature "{kind}" cannot be called: its output words is a {kind} tensor, which a '
+            "TensorProto cannot hold. Export a signature with its components instead"
+        )
 
 
 def with_examples(request: Any, signature: str) -> Any:
