@@ -23,8 +23,6 @@ from glyph_serving.servable import (
     shape_text,
 )
 
-Result = classification_pb2.ClassificationResult | regression_pb2.RegressionResult
-
 
 async def classify(
     manager: Manager, request: classification_pb2.ClassificationRequest, deadline: float
@@ -70,22 +68,29 @@ async def multi_inference(
     """
     first = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
     loaded = inference.find(manager, first)
+    tasks = prepare_tasks(loaded.servable, request)
+    response = inference_pb2.MultiInferenceResponse()
+    for task, (signature, examples) in zip(request.tasks, tasks, strict=True):
+        outputs = (await loaded.batchers[signature.name].run([examples], deadline)).outputs()
+        entry = response.results.add(model_spec=_answered(loaded, signature))
+        answer = result(signature, task.method_name, outputs, len(examples))
+        if isinstance(answer, classification_pb2.ClassificationResult):
+            entry.classification_result.CopyFrom(answer)
+        else:
+            entry.regression_result.CopyFrom(answer)
+    return response
+
+
+def prepare_tasks(servable: Servable, request: inference_pb2.MultiInferenceRequest) -> list[tuple[Signature, Array]]:
+    """As ``prepare``, for each of the tasks of a MultiInferenceRequest, which have their examples in common."""
     signatures: dict[str, Signature] = {}
     for task in request.tasks:
-        signature = _task_signature(loaded.servable, first.name, task, signatures)
+        signature = _task_signature(servable, request.tasks[0].model_spec.name, task, signatures)
         if any(signature.inputs["inputs"].tensor != one.inputs["inputs"].tensor for one in signatures.values()):
             raise invalid_argument("Input tensor must be the same for all Signatures.")
         signatures[signature.name] = signature
     examples = _examples(request.input)
-    response = inference_pb2.MultiInferenceResponse()
-    for task, signature in zip(request.tasks, signatures.values(), strict=True):
-        outputs = (await loaded.batchers[signature.name].run([examples], deadline)).outputs()
-        result = response.results.add(model_spec=_answered(loaded, signature))
-        if task.method_name == CLASSIFY_METHOD:
-            result.classification_result.CopyFrom(classification_result(signature, outputs, len(examples)))
-        else:
-            result.regression_result.CopyFrom(regression_result(signature, outputs, len(examples)))
-    return response
+    return [(signature, examples) for signature in signatures.values()]
 
 
 def prepare(
@@ -130,6 +135,19 @@ def _check(signature: Signature, method: str) -> None:
         _check_regression(signature)
     else:
         raise ServingError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {method}")
+
+
+def result(
+    signature: Signature, method: str, outputs: Arrays, count: int
+) -> classification_pb2.ClassificationResult | regression_pb2.RegressionResult:
+    """What a method answers so many examples.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT for outputs of another kind or shape.
+    """
+    if method == CLASSIFY_METHOD:
+        return classification_result(signature, outputs, count)
+    return regression_result(signature, outputs, count)
 
 
 def classification_result(signature: Signature, outputs: Arrays, count: int) -> classification_pb2.ClassificationResult:

@@ -13,7 +13,7 @@ from glyph_serving import config as configuration
 from glyph_serving import servable
 from glyph_serving.batching import Batcher
 from glyph_serving.config import BatchingParameters, ServerConfig
-from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.errors import ServingError, invalid_argument
 from glyph_serving.flags import Flags
 from glyph_serving.harness import Loaded
 from glyph_serving.metrics import Metrics
@@ -129,7 +129,7 @@ class Loader:
             try:
                 log = prediction_log_pb2.PredictionLog.FromString(record)
             except DecodeError:
-                raise ServingError(Code.DATA_LOSS, f"Failed to parse warmup record {count} of {path}") from None
+                raise invalid_argument(f"Failed to parse warmup record: {count} from {path}") from None
             for _ in range(self._config.flags.num_request_iterations_for_warmup or 1):
                 began = time.perf_counter()
                 try:
