@@ -171,6 +171,7 @@ class Metrics:
         self.load_attempts = Counter(f"{load}load_attempt_count", ["model_path", "status"])
         self.load_latency = Counter(f"{load}load_latency", ["model_path"])
         self.graph_runs = Counter(":tensorflow:core:graph_runs")
+        self.direct_session_runs = Counter(":tensorflow:core:direct_session_runs")
         self.graph_run_time = Counter(":tensorflow:core:graph_run_time_usecs")
         self.input_batch_size = Histogram(f"{batching}input_batch_size", SIZE_BUCKETS)
         self.padding_size = Histogram(f"{batching}padding_size", SIZE_BUCKETS, ["execution_batch_size"])
@@ -236,6 +237,7 @@ class Metrics:
         self.run_size.observe_all(examples, name, version)
         self.runtime_latency.observe_all(micros, name, "Predict", "TF1")
         self.graph_runs.add(amount=len(runs))
+        self.direct_session_runs.add(amount=len(runs))
         self.graph_run_time.add(amount=int(sum(micros)))
         if pool:
             self.wrapped_runs.add(amount=len(runs))

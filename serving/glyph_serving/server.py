@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NoReturn
 
 from glyph_serving import config as configuration
@@ -30,6 +31,7 @@ from glyph_serving.request_log import RequestLogs
 from glyph_serving.rest_app import RestApp
 from glyph_serving.services import HEALTH_SERVICE, Services, health_handlers, reflection_handlers
 
+_ML_METADATA_KEY = Path("assets.extra") / "mlmd_uuid"
 _FLUSH_SECONDS = 0.1  # for Envoy to write what the last requests were answered
 
 
@@ -67,6 +69,7 @@ class Server:
         self._metrics.add(
             Gauge(":glyph:serving:queue_depth", ["model_name", "version", "signature"], self._queue_depths)
         )
+        self._metrics.add(Gauge(":tensorflow:serving:mlmd_map", ["model_name", "version"], self._with_ml_metadata))
         self._health = Health(lambda: self._manager.ready)
         self._logs = RequestLogs(
             self._manager.logging,
@@ -175,6 +178,13 @@ class Server:
         for loaded in self._manager.loaded():
             for signature, batcher in loaded.batchers.items():
                 yield (loaded.servable.name, str(loaded.servable.version), signature), batcher.queue_depth
+
+    def _with_ml_metadata(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        """The versions that bring the key of an ML Metadata entry; as from the genuine server, it is not shown."""
+        for loaded in self._manager.loaded():
+            servable = loaded.servable
+            if (servable.path / _ML_METADATA_KEY).is_file():
+                yield (servable.name, str(servable.version)), 0
 
     def _with_lifespan(self, app: Application) -> Application:
         """An application whose start-up, and with it the opening of its port, waits for the models."""

@@ -56,6 +56,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     odd = Odd()
     odd.functions = {name: of_examples(outputs) for name, outputs in SIGNATURES.items()}
     tf.saved_model.save(odd, str(folder / "1"), signatures={"serving_default": odd.multiply, **odd.functions})
+    (folder / "1" / "assets.extra").mkdir()
+    (folder / "1" / "assets.extra" / "mlmd_uuid").write_text("0b6a52d8")
     (folder / "monitoring.config").write_text('prometheus_config { enable: true path: "/metrics" }')
     monitoring = f"--monitoring_config_file={folder / 'monitoring.config'}"
     with running_server("--model_name=odd", f"--model_base_path={folder}", monitoring) as running:
@@ -178,3 +180,14 @@ def test_an_inference_counts_its_examples_once(server: Server, stub: Any) -> Non
     before = counted()
     assert len(stub.MultiInference(request, timeout=30).results[0].regression_result.regressions) == 2
     assert counted() == before + 2
+
+
+def test_metrics_tell_of_metadata_and_of_runs(server: Server, stub: Any) -> None:
+    assert multiplied(stub, x=[1.0]) == [2.0]
+    lines = ask(server, "/metrics")[1].splitlines()
+    assert ':tensorflow:serving:mlmd_map{model_name="odd",version="1"} 0' in lines
+    runs, sessions = (
+        next(line for line in lines if line.startswith(f":tensorflow:core:{name}{{")).split()[1]
+        for name in ("graph_runs", "direct_session_runs")
+    )
+    assert int(runs) == int(sessions) > 0
