@@ -10,7 +10,7 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from glyph_serving import config as configuration
-from glyph_serving import servable
+from glyph_serving import op_libraries, servable
 from glyph_serving.batching import Batcher
 from glyph_serving.config import BatchingParameters, ServerConfig
 from glyph_serving.errors import ServingError, invalid_argument
@@ -45,6 +45,7 @@ class Loader:
         self._engine = engine
         self._is_only = is_only
         self._session_config = read_session_config(config.flags)
+        op_libraries.load_installed()
 
     def __call__(self, name: str, version: int, path: Path) -> Loaded:
         """Loads a version and replays its warm-up requests.

@@ -20,6 +20,7 @@ from tensorflow.python.saved_model import loader_impl
 
 from glyph_serving.errors import Code, ServingError, from_tensorflow, invalid_argument
 from glyph_serving.load_problem import load_problem
+from glyph_serving.op_libraries import ADVICE
 
 Array = npt.NDArray[Any]
 Arrays = list[Array]
@@ -170,7 +171,9 @@ def load(
         }
     except errors_impl.OpError as error:
         session.close()
-        raise load_problem(path, tags) or from_tensorflow(error) from error
+        problem = load_problem(path, tags) or from_tensorflow(error)
+        advice = ADVICE if "Op type not registered" in problem.message else ""
+        raise ServingError(problem.code, problem.message, advice) from error
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         session.close()
         raise load_problem(path, tags) or invalid_argument(f"{path} cannot be loaded: {error}") from error
