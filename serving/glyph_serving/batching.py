@@ -1,8 +1,9 @@
 """Batching without a timer: what waits while the model is busy runs together as soon as it is free.
 
 A request that finds everything idle runs at once. A run that takes little time for each of its requests stays on the
-event loop: another thread would cost more than it brings. Heavier ones go to engine threads, several at once, while the
-loop goes on gathering and answering.
+event loop: another thread would cost more than it brings. It takes no more of them than make it worth its while: the
+answers of one run, and the requests that follow them, travel while the next one goes on. Heavier runs go to engine
+threads, several at once, while the loop goes on gathering and answering.
 """
 
 import asyncio
@@ -11,9 +12,10 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -25,13 +27,14 @@ from glyph_serving.servable import Array, Arrays, Signature
 
 _INLINE_SECONDS = 0.010  # the longest expected run that may hold up the event loop
 _INLINE_SECONDS_A_REQUEST = 0.00025  # what handing a run to another thread costs, and its answers back
+_WORTH_A_RUN = 3.5  # times what the quickest run takes: as long does one take that is worth its while
 
 
 class BatchObserver(Protocol):
     """Whoever wants to know about runs (the metrics)."""
 
-    def queued(self, examples: Sequence[int], seconds: Sequence[float]) -> None:
-        """Requests of so many examples each waited this long for their run to begin."""
+    def queued(self, requests: Sequence[tuple[int, float]]) -> None:
+        """A run of requests begins: of how many examples each is, and how many seconds it has waited."""
 
     def ran(self, examples: int, padding: int, seconds: float) -> None:
         """A run of so many examples, padding not counted, took so long."""
@@ -50,40 +53,7 @@ class Admission:
     alone: bool
 
 
-@dataclass(slots=True, eq=False)
-class Run:
-    """What one run has answered, whatever the number of requests in it.
-
-    Attributes:
-        outputs: The outputs in the order of ``signature.outputs``, padding not included.
-        singles: Whether each of its requests brought one example, and may share the run with others.
-        answers: What to answer each of those, once somebody has encoded it: all at once cost a fraction.
-    """
-
-    outputs: Arrays
-    singles: bool = False
-    answers: list[bytes] | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Share:
-    """What a run has answered one of its requests.
-
-    Attributes:
-        run: The run.
-        start: The first of its examples that is this request's.
-        size: How many examples are; None: the run was this request's alone.
-    """
-
-    run: Run
-    start: int = 0
-    size: int | None = None
-
-    def outputs(self) -> Arrays:
-        """The outputs in the order of ``signature.outputs``."""
-        if self.size is None:
-            return self.run.outputs
-        return [output[self.start : self.start + self.size] for output in self.run.outputs]
+Done = Callable[[Arrays | Exception], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -92,8 +62,9 @@ class _Task:
     size: int
     alone: bool
     deadline: float
-    future: asyncio.Future[Share]
-    queued_at: float
+    loop: asyncio.AbstractEventLoop
+    done: Done  # to be called on that loop
+    since: Sequence[float]  # one for each of its requests
 
 
 class Batcher:
@@ -125,6 +96,7 @@ class Batcher:
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._waiting: deque[_Task] = deque()
+        self._waiting_requests = 0
         self._waiting_examples = 0
         self._waiting_alone = 0
         self._running = 0
@@ -138,13 +110,16 @@ class Batcher:
         self._run_limit = limits.max_batch_size
         if limits.enable_large_batch_splitting and limits.max_execution_batch_size:
             self._run_limit = limits.max_execution_batch_size
+        sizes = self._parameters.allowed_batch_sizes or [2**power for power in range(self._run_limit.bit_length())]
+        self._run_sizes = [size for size in sizes if size < self._run_limit]
+        self._inline_limit = self._run_limit
 
     @property
     def queue_depth(self) -> int:
         """How many requests wait for a run."""
-        return len(self._waiting)
+        return self._waiting_requests
 
-    def run(self, arrays: Sequence[Array], deadline: float = float("inf")) -> Awaitable[Share]:
+    def run(self, arrays: Sequence[Array], deadline: float = float("inf")) -> asyncio.Future[Arrays]:
         """Runs the signature on a request's inputs, together with whatever else is waiting.
 
         Args:
@@ -152,12 +127,15 @@ class Batcher:
             deadline: The ``time.monotonic()`` after which nobody wants the answer.
 
         Returns:
-            What will be the answer; ServingError, or whatever else the run ends with, in its place.
+            What will be the outputs in the order of ``signature.outputs``; ServingError, or whatever else the run ends
+            with, in their place.
 
         Raises:
             ServingError: What is wrong with the request.
         """
-        return self.submit(arrays, self.admit(arrays), deadline)
+        future: asyncio.Future[Arrays] = asyncio.get_running_loop().create_future()
+        self.submit(arrays, self.admit(arrays), deadline, (time.monotonic(),), partial(_resolve, future))
+        return future
 
     def admit(self, arrays: Sequence[Array]) -> Admission:
         """How a request with these inputs has to run, and all others with inputs of their data types and shapes.
@@ -178,12 +156,39 @@ class Batcher:
         # What does not fit the signature runs by itself, so that it cannot spoil a run for others.
         return Admission(size, size == 0 or not fits)
 
-    def submit(self, arrays: Sequence[Array], admission: Admission, deadline: float) -> Awaitable[Share]:
-        """As ``run``, for a request that was admitted."""
-        size, alone = admission.size, admission.alone
+    def most_together(self, admission: Admission) -> int:
+        """How many requests so admitted to submit as one: what a run on the event loop takes; 1 if theirs is none."""
+        if admission.alone:
+            return 1
+        most = self._inline_limit // admission.size
+        return most if most > 1 and self._stays_here(most, most * admission.size) else 1
+
+    def submit(
+        self, arrays: Sequence[Array], admission: Admission, deadline: float, since: Sequence[float], done: Done
+    ) -> None:
+        """As ``run``, for a request that was admitted, or several whose inputs were joined.
+
+        Args:
+            arrays: The inputs in the order of ``signature.inputs``.
+            admission: What ``admit`` says of each request's.
+            deadline: The ``time.monotonic()`` after which nobody wants the answer.
+            since: The ``time.monotonic()`` from which each request has waited.
+            done: Is given the outputs or an error, on the running event loop, perhaps before this returns.
+
+        Raises:
+            ServingError: What is wrong; ``done`` will not be called.
+        """
+        size, alone = admission.size * len(since), admission.alone
         if size > self._run_limit and not alone:
-            return self._run_in_pieces(arrays, size, deadline)
-        return self._run_at_once(arrays, size, alone) or self._enqueue(arrays, size, alone, deadline)
+            self._run_in_pieces(arrays, size, deadline, done)
+            return
+        task = _Task(arrays, size, alone, deadline, asyncio.get_running_loop(), done, since)
+        if self._begins_at_once(task):
+            self._run([task])
+            with self._lock:
+                self._finish(task.loop)
+        else:
+            self._enqueue(task)
 
     def close(self) -> None:
         """Refuses further requests and waits until those accepted are answered."""
@@ -191,48 +196,40 @@ class Batcher:
             self._closed = True
             self._idle.wait_for(lambda: not self._waiting and not self._running)
 
-    async def _run_in_pieces(self, arrays: Sequence[Array], size: int, deadline: float) -> Share:
+    def _run_in_pieces(self, arrays: Sequence[Array], size: int, deadline: float, done: Done) -> None:
         """Runs a request that is too large for one run."""
         pieces = [slice(start, start + self._run_limit) for start in range(0, size, self._run_limit)]
-        shares = await asyncio.gather(
-            *(self._enqueue([a[piece] for a in arrays], len(arrays[0][piece]), False, deadline) for piece in pieces)
-        )
-        outputs = zip(*(share.outputs() for share in shares), strict=True)
-        return Share(Run([np.concatenate(parts) for parts in outputs]))
+        results: dict[int, Arrays | Exception] = {}
 
-    def _run_at_once(self, arrays: Sequence[Array], size: int, alone: bool) -> asyncio.Future[Share] | None:
-        """Runs a request here and now, without a queue, if it finds everything idle; None if it does not.
+        def piece_done(number: int, result: Arrays | Exception) -> None:
+            results[number] = result
+            if len(results) == len(pieces):
+                done(_joined([results[number] for number in range(len(pieces))]))
 
-        Raises:
-            ServingError: What the run ended with.
-        """
-        if self._waiting or not self._is_only() or self._durations.expect(size) > _INLINE_SECONDS:
-            return None
+        loop, since = asyncio.get_running_loop(), (time.monotonic(),)
+        for number, piece in enumerate(pieces):
+            part = [array[piece] for array in arrays]
+            self._enqueue(_Task(part, len(part[0]), False, deadline, loop, partial(piece_done, number), since))
+
+    def _begins_at_once(self, task: _Task) -> bool:
+        """Whether a task runs here and now, without a queue, as it finds everything idle; if so, it is counted."""
+        gathered = len(task.since) > 1 and not self._parameters.batch_timeout_micros
+        if self._waiting or not (gathered or self._is_only()):
+            return False
+        if self._durations.expect(task.size) > _INLINE_SECONDS:
+            return False
         with self._lock:
             if self._closed or self._running or self._waiting:
-                return None
+                return False
             self._running = 1
-        self._observer.queued((size,), (0.0,))
-        loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        try:
-            if alone or not self._parameters.allowed_batch_sizes:
-                future.set_result(self._run_alone(arrays, size))
-            else:
-                future.set_result(self._run_together([arrays], [size])[0])
-        finally:
-            with self._lock:
-                self._finish(loop)
-        return future
+        return True
 
-    def _enqueue(self, arrays: Sequence[Array], size: int, alone: bool, deadline: float) -> asyncio.Future[Share]:
-        loop = asyncio.get_running_loop()
-        task = _Task(arrays, size, alone, deadline, loop.create_future(), time.monotonic())
+    def _enqueue(self, task: _Task) -> None:
         limits = self._parameters
         with self._lock:
             if self._closed:
                 raise ServingError(Code.UNAVAILABLE, "The model version is being unloaded. Try again")
-            if self._waiting and self._waiting_examples + size > self._most_batches * limits.max_batch_size:
+            if self._waiting and self._waiting_examples + task.size > self._most_batches * limits.max_batch_size:
                 raise ServingError(
                     Code.UNAVAILABLE,
                     "The batch scheduling queue to which this task was submitted is full; currently "
@@ -240,11 +237,11 @@ class Batcher:
                     f"max_enqueued_batches is {self._most_batches}",
                 )
             self._waiting.append(task)
-            self._waiting_examples += size
-            self._waiting_alone += alone
-            if not self._scheduled and self._running < self._run_slots():
-                self._schedule(loop)
-        return task.future
+            self._waiting_requests += len(task.since)
+            self._waiting_examples += task.size
+            self._waiting_alone += task.alone
+            if not self._scheduled and (not self._running or self._running < self._run_slots()):
+                self._schedule(task.loop)
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         """Has the next run begin: now, or when the time-out that was asked for has passed. The lock is held."""
@@ -259,9 +256,14 @@ class Batcher:
 
     def _run_slots(self) -> int:
         """How many runs may go on at once: one when they block the event loop anyway."""
-        if self._stays_here(len(self._waiting), self._waiting_examples):
+        if self._stays_here(self._waiting_requests, self._waiting_examples):
             return 1
         return self._threads
+
+    def _worth_a_run(self) -> int:
+        """The fewest examples for which a run costs little more an example than the largest would."""
+        enough = _WORTH_A_RUN * self._durations.least
+        return next((size for size in self._run_sizes if self._durations.expect(size) >= enough), self._run_limit)
 
     def _stays_here(self, requests: int, examples: int) -> bool:
         """Whether a run of so much, or of what fits into one run, belongs on the event loop."""
@@ -276,7 +278,7 @@ class Batcher:
             batch = self._take()
         if not batch:
             return
-        if self._stays_here(len(batch), sum([task.size for task in batch])):
+        if self._stays_here(sum([len(task.since) for task in batch]), sum([task.size for task in batch])):
             self._run(batch)
             with self._lock:
                 self._finish(loop)
@@ -308,12 +310,15 @@ class Batcher:
         batch: list[_Task] = []
         examples = 0
         share = -(-len(self._waiting) // max(1, self._run_slots() - self._running))
+        stays_here = self._stays_here(self._waiting_requests, self._waiting_examples)
+        limit = self._inline_limit if stays_here else self._run_limit
         while self._waiting and len(batch) < share:
             task = self._waiting[0]
-            if batch and (task.alone or batch[0].alone or examples + task.size > self._run_limit):
+            if batch and (task.alone or batch[0].alone or examples + task.size > limit):
                 break
             batch.append(self._waiting.popleft())
             examples += task.size
+            self._waiting_requests -= len(task.since)
             self._waiting_examples -= task.size
             self._waiting_alone -= task.alone
         if batch:
@@ -322,7 +327,8 @@ class Batcher:
 
     def _run(self, batch: list[_Task]) -> None:
         now = time.monotonic()
-        self._observer.queued([task.size for task in batch], [now - task.queued_at for task in batch])
+        waits = [(task.size // len(task.since), now - since) for task in batch for since in task.since]
+        self._observer.queued(waits)
         if min([task.deadline for task in batch]) < now:
             late = ServingError(Code.DEADLINE_EXCEEDED, "The deadline passed while the request waited for the model")
             _deliver([(task, late) for task in batch if task.deadline < now])
@@ -330,27 +336,38 @@ class Batcher:
         if batch:
             _deliver(self._results(batch))
 
-    def _results(self, batch: list[_Task]) -> list[tuple[_Task, Share | Exception]]:
-        """Runs a batch; where it fails, each of its requests by itself, so that only the culprit gets the error."""
+    def _results(self, batch: list[_Task]) -> list[tuple[_Task, Arrays | Exception]]:
+        """Runs a batch; where it fails, each of its tasks by itself, so that only the culprit gets the error."""
         try:
-            if len(batch) == 1 and (batch[0].alone or not self._parameters.allowed_batch_sizes):
-                return [(batch[0], self._run_alone(batch[0].arrays, batch[0].size))]
-            shares = self._run_together([task.arrays for task in batch], [task.size for task in batch])
-            return list(zip(batch, shares, strict=True))
+            if len(batch) == 1:
+                return [(batch[0], self._run_one(batch[0]))]
+            sizes = [task.size for task in batch]
+            outputs = self._run_together([task.arrays for task in batch], sum(sizes))
+            starts = itertools.accumulate(sizes, initial=0)
+            return [
+                (task, [output[start : start + task.size] for output in outputs])
+                for task, start in zip(batch, starts, strict=False)
+            ]
         except Exception as error:  # noqa: BLE001 (whatever it is, its requests must end with it)
             if len(batch) == 1:
                 return [(batch[0], error)]
             return [result for task in batch for result in self._results([task])]
 
-    def _run_alone(self, arrays: Sequence[Array], size: int) -> Share:
-        return Share(Run(self._call(arrays, size, 0)))
+    def _run_one(self, task: _Task) -> Arrays:
+        if task.alone:
+            return self._call(task.arrays, task.size, 0)
+        if self._parameters.allowed_batch_sizes:
+            return [output[: task.size] for output in self._run_together([task.arrays], task.size)]
+        outputs = self._call(task.arrays, task.size, 0)
+        if len(task.since) > 1:
+            _check_batched(outputs, task.size)
+        return outputs
 
-    def _run_together(self, requests: Sequence[Sequence[Array]], sizes: Sequence[int]) -> list[Share]:
-        """Runs several requests' inputs at once, padded to an allowed size; each one's share of the answer."""
-        examples = sum(sizes)
+    def _run_together(self, tasks: Sequence[Sequence[Array]], examples: int) -> Arrays:
+        """Runs several tasks' inputs at once, padded to an allowed size; the outputs, padding included."""
         padding = next((s for s in self._parameters.allowed_batch_sizes if s >= examples), examples) - examples
         feeds = []
-        for parts in zip(*requests, strict=True):
+        for parts in zip(*tasks, strict=True):
             pieces = list(parts)
             if padding:
                 pieces.append(np.repeat(pieces[0][:1], padding, axis=0))
@@ -359,25 +376,38 @@ class Batcher:
             except ValueError as error:
                 raise ServingError(Code.FAILED_PRECONDITION, f"Requests of different shapes: {error}") from None
         outputs = self._call(feeds, examples, padding)
-        if any(output.ndim == 0 or output.shape[0] != examples + padding for output in outputs):
-            raise ServingError(
-                Code.FAILED_PRECONDITION,
-                "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
-                "tensors",
-            )
-        if padding:
-            outputs = [output[:examples] for output in outputs]
-        run = Run(outputs, singles=examples == len(sizes))
-        starts = itertools.accumulate(sizes, initial=0)
-        return [Share(run, start, size) for start, size in zip(starts, sizes, strict=False)]
+        _check_batched(outputs, examples + padding)
+        return outputs
 
     def _call(self, feeds: Sequence[Array], examples: int, padding: int) -> Arrays:
         began = time.perf_counter()
         outputs = self._signature.run(feeds)
         seconds = time.perf_counter() - began
         self._durations.add(examples + padding, seconds)
+        if examples > 1:
+            self._inline_limit = self._worth_a_run()
         self._observer.ran(examples, padding, seconds)
         return outputs
+
+
+def _check_batched(outputs: Arrays, examples: int) -> None:
+    """Raises FAILED_PRECONDITION for outputs that are not of so many examples."""
+    if any(output.ndim == 0 or len(output) != examples for output in outputs):
+        raise ServingError(
+            Code.FAILED_PRECONDITION,
+            "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of the input "
+            "tensors",
+        )
+
+
+def _joined(results: Sequence[Arrays | Exception]) -> Arrays | Exception:
+    """The outputs of a request that ran in pieces; the first error if there is one."""
+    pieces = []
+    for result in results:
+        if isinstance(result, Exception):
+            return result
+        pieces.append(result)
+    return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
 def _batch_size(arrays: Sequence[Array]) -> int:
@@ -392,32 +422,26 @@ def _batch_size(arrays: Sequence[Array]) -> int:
     return int(sizes.pop())
 
 
-def _deliver(results: Sequence[tuple[_Task, Share | Exception]]) -> None:
+def _deliver(results: Sequence[tuple[_Task, Arrays | Exception]]) -> None:
     """Hands every result to its request, on the request's own event loop."""
     try:
         here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
     except RuntimeError:
         here = None
-    elsewhere: dict[asyncio.AbstractEventLoop, list[tuple[_Task, Share | Exception]]] = {}
+    elsewhere: dict[asyncio.AbstractEventLoop, list[tuple[_Task, Arrays | Exception]]] = {}
     for task, result in results:
-        loop = task.future.get_loop()
-        if loop is here:
-            _resolve(task, result)
+        if task.loop is here:
+            task.done(result)
         else:
-            elsewhere.setdefault(loop, []).append((task, result))
+            elsewhere.setdefault(task.loop, []).append((task, result))
     for loop, theirs in elsewhere.items():
-        loop.call_soon_threadsafe(_resolve_all, theirs)
+        loop.call_soon_threadsafe(_deliver, theirs)
 
 
-def _resolve_all(results: Sequence[tuple[_Task, Share | Exception]]) -> None:
-    for task, result in results:
-        _resolve(task, result)
-
-
-def _resolve(task: _Task, result: Share | Exception) -> None:
-    if task.future.done():
+def _resolve(future: asyncio.Future[Arrays], result: Arrays | Exception) -> None:
+    if future.done():
         return  # the caller has gone
     if isinstance(result, Exception):
-        task.future.set_exception(result)
+        future.set_exception(result)
     else:
-        task.future.set_result(result)
+        future.set_result(result)

@@ -35,7 +35,7 @@ async def classify(
     inference.check_has_spec(request)
     loaded = inference.find(manager, request.model_spec)
     signature, examples = prepare(loaded.servable, request.model_spec, CLASSIFY_METHOD, request.input)
-    outputs = (await loaded.batchers[signature.name].run([examples], deadline)).outputs()
+    outputs = await loaded.batchers[signature.name].run([examples], deadline)
     response = classification_pb2.ClassificationResponse(model_spec=_answered(loaded, signature))
     response.result.CopyFrom(classification_result(signature, outputs, len(examples)))
     return response
@@ -52,7 +52,7 @@ async def regress(
     inference.check_has_spec(request)
     loaded = inference.find(manager, request.model_spec)
     signature, examples = prepare(loaded.servable, request.model_spec, REGRESS_METHOD, request.input)
-    outputs = (await loaded.batchers[signature.name].run([examples], deadline)).outputs()
+    outputs = await loaded.batchers[signature.name].run([examples], deadline)
     response = regression_pb2.RegressionResponse(model_spec=_answered(loaded, signature))
     response.result.CopyFrom(regression_result(signature, outputs, len(examples)))
     return response
@@ -71,7 +71,7 @@ async def multi_inference(
     tasks = prepare_tasks(loaded.servable, request)
     response = inference_pb2.MultiInferenceResponse()
     for task, (signature, examples) in zip(request.tasks, tasks, strict=True):
-        outputs = (await loaded.batchers[signature.name].run([examples], deadline)).outputs()
+        outputs = await loaded.batchers[signature.name].run([examples], deadline)
         entry = response.results.add(model_spec=_answered(loaded, signature))
         answer = result(signature, task.method_name, outputs, len(examples))
         if isinstance(answer, classification_pb2.ClassificationResult):

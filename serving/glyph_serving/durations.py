@@ -4,9 +4,14 @@ _SMOOTHING = 0.1  # weight in the expectation of a run that took longer
 
 
 class Durations:
-    """How long runs take, by the power of two that the number of examples lies below."""
+    """How long runs take, by the power of two that the number of examples lies below.
+
+    Attributes:
+        least: The seconds that the quickest run took, of whatever size; infinite before there was any.
+    """
 
     def __init__(self) -> None:
+        self.least = float("inf")
         self._seconds: dict[int, float] = {}
 
     def expect(self, examples: int) -> float:
@@ -20,6 +25,7 @@ class Durations:
 
     def add(self, examples: int, seconds: float) -> None:
         """Learns from a run: at once when it was quicker than expected, for a slow one may only have been disturbed."""
+        self.least = min(self.least, seconds)
         power = examples.bit_length()
         known = self._seconds.get(power, seconds)
         self._seconds[power] = min(seconds, known + _SMOOTHING * (seconds - known))

@@ -56,7 +56,8 @@ def configuration(config: ServerConfig) -> dict[str, Any]:
     if flags.rest_api_port:
         tls = _tls(config.rest_tls, "rest", "http/1.1")
         listeners.append(_listener("rest", _tcp(flags.address, flags.rest_api_port), rest | tls, shared))
-    return {"static_resources": {"listeners": listeners}}
+    uncounted = {"stats_matcher": {"reject_all": True}}  # nobody reads Envoy's own statistics, and every request pays
+    return {"static_resources": {"listeners": listeners}, "stats_config": uncounted}
 
 
 def _tcp(address: str, port: int) -> dict[str, Any]:
@@ -195,6 +196,7 @@ def _pem_environment(config: ServerConfig) -> dict[str, str]:
 def _grpc_options() -> dict[str, Any]:
     return {
         "codec_type": "HTTP2",
+        "server_header_transformation": "PASS_THROUGH",
         "http2_protocol_options": {
             "max_concurrent_streams": 2**31 - 1,
             "initial_stream_window_size": 16 * 2**20,

@@ -15,7 +15,7 @@ from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2, 
 from glyph_serving import config as configuration
 from glyph_serving import inference
 from glyph_serving.errors import Code, ServingError, invalid_argument
-from glyph_serving.gate import Gate, Receive, Send
+from glyph_serving.gate import Gate, Live, Receive, Send
 from glyph_serving.manager import Manager
 from glyph_serving.metrics import Metrics, add_expositions, first_samples
 
@@ -30,12 +30,14 @@ class Fleet:
         manager: This worker's.
         metrics: This worker's.
         others: The sockets of the other workers.
+        live: Answers ASGI's lifespan.
     """
 
-    def __init__(self, manager: Manager, metrics: Metrics, others: Sequence[Path]) -> None:
+    def __init__(self, manager: Manager, metrics: Metrics, others: Sequence[Path], live: Live) -> None:
         self._manager = manager
         self._metrics = metrics
         self._others = others
+        self._live = live
         self._gate = Gate(2**31 - 1, 0)
 
     async def status(self, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
@@ -81,6 +83,9 @@ class Fleet:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers another worker, about this one alone."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
         body = await self._gate.read(receive)
         status, answer = 200, b""
         try:

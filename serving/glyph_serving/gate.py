@@ -1,14 +1,15 @@
 """What both applications do with a request before they look into it: count it, bound it, read it."""
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from glyph_serving.errors import Code, ServingError
 
 Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Mapping[str, Any], Receive, Send], Awaitable[None]]
+Receive = Callable[[], "asyncio.Future[Message]"]
+Send = Callable[[Message], Awaitable[None]]  # sends at once; what it gives only tells when there is room for more
+Live = Callable[[Receive, Send], Awaitable[None]]  # answers ASGI's lifespan
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -62,9 +63,13 @@ class Gate:
                 pieces.append(message.get("body", b""))
                 size += len(pieces[-1])
             body = b"".join(pieces)
-        if len(body) > self.max_message_bytes:
-            raise TooLargeError(len(body), self.max_message_bytes)
+        self.check_size(len(body))
         return body
+
+    def check_size(self, size: int) -> None:
+        """Raises TooLargeError if a body of this size is larger than is allowed."""
+        if size > self.max_message_bytes:
+            raise TooLargeError(size, self.max_message_bytes)
 
 
 def request_id(headers: Headers) -> str:

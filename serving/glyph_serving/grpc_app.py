@@ -1,25 +1,28 @@
 """gRPC as an ASGI application: framing, deadlines, status in the trailers.
 
 connectrpc does this too, at 150 microseconds a call where these lines cost 3 (measured without a network), more than
-running a small model takes.
+running a small model takes. For the same reason a unary call is no coroutine: of what a small model's answer costs, a
+task and the futures it waits for would be a third.
 """
 
+import asyncio
 import gzip
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import quote
 
 from google.protobuf.message import DecodeError
 
+from glyph_serving.arrivals import Arrivals
 from glyph_serving.errors import Code, ServingError, invalid_argument
-from glyph_serving.gate import Gate, Message, Receive, Send, request_id
+from glyph_serving.gate import Gate, Live, Message, Receive, Send, request_id
 from glyph_serving.health import Health
 from glyph_serving.log import LOGGER
 from glyph_serving.unzip import MAX_UNZIPPED, unzip
 
-Handler = Callable[[bytes, float], Awaitable[bytes]]
+Handler = Callable[["Call"], None]
 StreamHandler = Callable[[AsyncIterator[bytes], Callable[[], Awaitable[None]]], AsyncIterator[bytes]]
 
 _PREFIX = struct.Struct(">BI")
@@ -32,68 +35,189 @@ _OK: Message = {"type": "http.response.trailers", "headers": [(b"grpc-status", b
 
 
 class GrpcApp:
-    """Answers calls.
+    """Answers calls. It is no coroutine function, which ``_asgi_single_callable`` (asgiref's word) says to pyvoy.
 
     Args:
-        handlers: By path, ``/package.Service/Method``: takes the message and the deadline (``time.monotonic()``), and
-            gives the answer's message or raises ServingError.
+        handlers: By path, ``/package.Service/Method``: takes a call whose message is here, and answers it or fails it,
+            now or later; or raises what it fails with.
         streams: The same for streams: takes the messages as they come and a way to wait until the caller has gone, and
             gives the answers as they come.
         health: Whether calls are taken.
         gate: Counts and bounds them.
+        arrivals: The calls whose message is on its way.
+        live: Answers ASGI's lifespan.
     """
 
+    _asgi_single_callable = True
+
     def __init__(
-        self, handlers: Mapping[str, Handler], streams: Mapping[str, StreamHandler], health: Health, gate: Gate
+        self,
+        handlers: Mapping[str, Handler],
+        streams: Mapping[str, StreamHandler],
+        health: Health,
+        gate: Gate,
+        arrivals: Arrivals,
+        live: Live,
     ) -> None:
-        self._handlers = handlers
+        self.handlers = handlers
         self._streams = streams
-        self._health = health
-        self._gate = gate
+        self.health = health
+        self.gate = gate
+        self.arrivals = arrivals
+        self._live = live
 
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answers one call."""
+    def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> "Awaitable[None] | Call":
+        """Answers one call; what comes back is for ``create_task`` of a loop with the task factory below."""
+        if scope["type"] == "lifespan":
+            return self._live(receive, send)
         if stream := self._streams.get(scope["path"]):
-            await _answer_stream(stream, receive, send)
-            return
-        gate = self._gate
-        gate.in_flight += 1
-        try:
-            try:
-                handler, deadline, encoding = self._admit(scope)
-                body = await gate.read(receive)
-                answer = await handler(_unframe(body, encoding, gate.max_message_bytes), deadline)
-            except Exception as error:  # noqa: BLE001 (whatever goes wrong with one call, its caller hears of it)
-                await send(_START)
-                await _send_status(send, _serving_error(error, scope))
-                return
-            if body[0] and len(answer) >= _WORTH_ZIPPING:  # who sends compressed messages gets compressed answers
-                zipped = gzip.compress(answer, compresslevel=1)
-                await send(_START_ZIPPED)
-                await send({"type": "http.response.body", "body": _PREFIX.pack(1, len(zipped)) + zipped})
-            else:
-                await send(_START)
-                await send({"type": "http.response.body", "body": _PREFIX.pack(0, len(answer)) + answer})
-            await send(_OK)
-        finally:
-            gate.in_flight -= 1
+            return _answer_stream(stream, receive, send)
+        return Call(self, scope, receive, send)
 
-    def _admit(self, scope: Mapping[str, Any]) -> tuple[Handler, float, bytes]:
-        """What answers a call, its deadline, and how its message is compressed if it is."""
-        handler = self._handlers.get(scope["path"])
-        if handler is None:
-            raise ServingError(Code.UNIMPLEMENTED, "")
-        if self._health.draining:
-            raise ServingError(Code.UNAVAILABLE, "The server is shutting down")
-        self._gate.check()
-        deadline = float("inf")
-        encoding = b"identity"
-        for name, value in scope["headers"]:
-            if name == b"grpc-timeout":
-                deadline = time.monotonic() + _timeout(value.decode("latin-1"))
-            elif name == b"grpc-encoding":
-                encoding = value
-        return handler, deadline, encoding
+
+class Call:
+    """A unary call, which begins when it is made and ends with ``answer`` or ``fail``.
+
+    Args:
+        app: The application that it is for.
+        scope: What its headers say.
+        receive: How to get its message.
+        send: How to answer it.
+
+    Attributes:
+        message: What is asked, serialized.
+        deadline: The ``time.monotonic()`` after which nobody wants the answer.
+        since: The ``time.monotonic()`` at which the message was here.
+    """
+
+    __slots__ = (
+        "_app",
+        "_compressed",
+        "_encoding",
+        "_handler",
+        "_pieces",
+        "_receive",
+        "_scope",
+        "_send",
+        "deadline",
+        "message",
+        "since",
+    )
+
+    def __init__(self, app: GrpcApp, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        self._app = app
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._pieces: list[bytes] = []
+        self._compressed = 0
+        self._encoding = b"identity"
+        self.deadline = float("inf")
+        app.gate.in_flight += 1
+        try:
+            handler = app.handlers.get(scope["path"])
+            if handler is None:
+                raise ServingError(Code.UNIMPLEMENTED, "")
+            if app.health.draining:
+                raise ServingError(Code.UNAVAILABLE, "The server is shutting down")
+            app.gate.check()
+            for name, value in scope["headers"]:
+                if name == b"grpc-timeout":
+                    self.deadline = time.monotonic() + _timeout(value.decode("latin-1"))
+                elif name == b"grpc-encoding":
+                    self._encoding = value
+        except Exception as error:  # noqa: BLE001 (whatever goes wrong with one call, its caller hears of it)
+            self.fail(error)
+            return
+        self._handler = handler
+        app.arrivals.announce(self)
+        receive().add_done_callback(self._received)
+
+    def add_done_callback(self, _callback: object) -> None:
+        """As a task's; what would be called looks for exceptions, and the caller hears of all there are."""
+
+    def answer(self, message: bytes) -> None:
+        """Ends the call with an answer."""
+        send = self._send
+        if self._compressed and len(message) >= _WORTH_ZIPPING:  # who sends compressed messages gets compressed answers
+            message = gzip.compress(message, compresslevel=1)
+            send(_START_ZIPPED)
+            send({"type": "http.response.body", "body": _PREFIX.pack(1, len(message)) + message})
+        else:
+            send(_START)
+            send({"type": "http.response.body", "body": _PREFIX.pack(0, len(message)) + message})
+        send(_OK)
+        self._app.gate.in_flight -= 1
+
+    def fail(self, error: Exception) -> None:
+        """Ends the call with an error."""
+        self._send(_START)
+        _send_status(self._send, _serving_error(error, self._scope))
+        self._app.gate.in_flight -= 1
+
+    def _received(self, future: asyncio.Future[Message]) -> None:
+        """Takes the message, or a piece of it."""
+        app = self._app
+        try:
+            message = future.result()
+            body = message.get("body", b"")
+            if self._pieces or message.get("more_body"):
+                self._pieces.append(body)
+                if message.get("more_body") and sum(map(len, self._pieces)) <= app.gate.max_message_bytes:
+                    self._receive().add_done_callback(self._received)
+                    return
+                body = b"".join(self._pieces)
+            length = len(body) - _PREFIX.size
+            if (
+                length >= 0
+                and len(body) <= app.gate.max_message_bytes
+                and body[: _PREFIX.size] == _PREFIX.pack(0, length)
+            ):
+                self.message = body[_PREFIX.size :]
+            else:
+                self._read_unusual(body)
+            self.since = time.monotonic()
+            self._handler(self)
+        except Exception as error:  # noqa: BLE001 (whatever goes wrong with one call, its caller hears of it)
+            self.fail(error)
+        finally:
+            app.arrivals.arrived(self)  # only now: if it was the last that others wait for, it is to be with them
+
+    def _read_unusual(self, body: bytes) -> None:
+        """Takes a message that is compressed, too large or none."""
+        gate = self._app.gate
+        gate.check_size(len(body))
+        self.message = _unframe(body, self._encoding, gate.max_message_bytes)
+        self._compressed = body[0]
+
+
+def task_factory(
+    loop: asyncio.AbstractEventLoop, coroutine: "Coroutine[Any, Any, Any] | Call", **options: Any
+) -> "asyncio.Task[Any] | Call":
+    """Makes tasks of coroutines, for ``loop.set_task_factory``; a call goes on by itself."""
+    return coroutine if isinstance(coroutine, Call) else asyncio.Task(coroutine, loop=loop, **options)
+
+
+_running: set[asyncio.Task[None]] = set()  # an event loop itself keeps no task alive
+
+
+def awaited(handler: Callable[[bytes, float], Coroutine[Any, Any, bytes]]) -> Handler:
+    """A handler from a coroutine function that takes the message and the deadline, and gives the answer's message."""
+
+    async def answer(call: Call) -> None:
+        try:
+            message = await handler(call.message, call.deadline)
+        except Exception as error:  # noqa: BLE001 (whatever goes wrong with one call, its caller hears of it)
+            call.fail(error)
+        else:
+            call.answer(message)
+
+    def handle(call: Call) -> None:
+        task = asyncio.get_running_loop().create_task(answer(call))
+        _running.add(task)
+        task.add_done_callback(_running.discard)
+
+    return handle
 
 
 def _serving_error(error: Exception, scope: Mapping[str, Any]) -> ServingError:
@@ -113,9 +237,9 @@ async def _answer_stream(handler: StreamHandler, receive: Receive, send: Send) -
             framed = _PREFIX.pack(0, len(answer)) + answer
             await send({"type": "http.response.body", "body": framed, "more_body": True})
     except ServingError as error:
-        await _send_status(send, error)
+        _send_status(send, error)
     else:
-        await _send_status(send, None)
+        _send_status(send, None)
 
 
 async def _messages(receive: Receive) -> AsyncIterator[bytes]:
@@ -175,10 +299,10 @@ def _timeout(value: str) -> float:
         raise invalid_argument(f"grpc-timeout must be digits and one of HMSmun. Received: {value}") from None
 
 
-async def _send_status(send: Send, error: ServingError | None) -> None:
+def _send_status(send: Send, error: ServingError | None) -> None:
     """Ends the body and says in the trailers how the call went."""
-    await send({"type": "http.response.body", "body": b""})
+    send({"type": "http.response.body", "body": b""})
     headers = [(b"grpc-status", b"%d" % (error.code if error else 0))]
     if error and error.message:
         headers.append((b"grpc-message", quote(error.message, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~").encode()))
-    await send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})
+    send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})

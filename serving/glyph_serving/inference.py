@@ -1,8 +1,9 @@
 """What TensorFlow Serving's services do, independent of the protocol that carries the request."""
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 
+import numpy as np
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 from tensorflow.core.protobuf import meta_graph_pb2
@@ -15,7 +16,6 @@ from tensorflow_serving.apis import (
 )
 
 from glyph_serving import tensor_proto
-from glyph_serving.batching import Share
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.harness import Loaded
 from glyph_serving.manager import Manager
@@ -71,31 +71,35 @@ async def predict(manager: Manager, request: predict_pb2.PredictRequest, as_cont
     check_has_spec(request)
     loaded = find(manager, request.model_spec)
     signature, arrays = prepare(loaded.servable, request)
-    share = await loaded.batchers[signature.name].run(arrays, deadline)
-    return response(loaded, signature.name, share, as_content, request.output_filter)
+    outputs = await loaded.batchers[signature.name].run(arrays, deadline)
+    return response(loaded.servable, signature.name, outputs, as_content, request.output_filter)
 
 
-def response(loaded: Loaded, signature_name: str, share: Share, as_content: bool, wanted: Container[str] = ()) -> bytes:
+def response(
+    servable: Servable, signature_name: str, outputs: Arrays, as_content: bool, wanted: Container[str] = ()
+) -> bytes:
     """A serialized PredictResponse, with all outputs or those that are wanted."""
-    run = share.run
-    if run.singles and not wanted:
-        if run.answers is None:
-            run.answers = _answers(loaded.servable, signature_name, run.outputs, as_content)
-        return run.answers[share.start]
-    servable = loaded.servable
     entries = [
         tensor_proto.encode_entry(_OUTPUTS, alias, output, as_content)
-        for alias, output in zip(servable.signatures[signature_name].outputs, share.outputs(), strict=True)
+        for alias, output in zip(servable.signatures[signature_name].outputs, outputs, strict=True)
         if not wanted or alias in wanted
     ]
     return b"".join(entries) + _model_spec(servable.name, servable.version, signature_name)
 
 
-def _answers(servable: Servable, signature_name: str, outputs: Arrays, as_content: bool) -> list[bytes]:
-    """What ``response`` gives for each example by itself."""
+def responses(
+    servable: Servable, signature_name: str, outputs: Arrays, requests: int, as_content: bool
+) -> Sequence[bytes]:
+    """As ``response``, for several requests of as many examples each: one after the other costs three times as much."""
+    if requests == 1:
+        return [response(servable, signature_name, outputs, as_content)]
+    aliases = servable.signatures[signature_name].outputs
+    if any(len(output) != requests for output in outputs):
+        parts = zip(*(np.split(output, requests) for output in outputs), strict=True)
+        return [response(servable, signature_name, list(part), as_content) for part in parts]
     columns = [
         tensor_proto.encode_rows(_OUTPUTS, alias, output, as_content)
-        for alias, output in zip(servable.signatures[signature_name].outputs, outputs, strict=True)
+        for alias, output in zip(aliases, outputs, strict=True)
     ]
     spec = _model_spec(servable.name, servable.version, signature_name)
     return [b"".join(row) + spec for row in zip(*columns, strict=True)]

@@ -168,8 +168,8 @@ class _BatchMetrics:
         self._metrics = metrics
         self._key = (name, str(version), *([batching.thread_pool_name] if batching is not None else []))
 
-    def queued(self, examples: Sequence[int], seconds: Sequence[float]) -> None:
-        self._metrics.waits.add(self._key, (examples, seconds))
+    def queued(self, requests: Sequence[tuple[int, float]]) -> None:
+        self._metrics.waits.add_all(self._key, requests)
 
     def ran(self, examples: int, padding: int, seconds: float) -> None:
         self._metrics.runs.add(self._key, (examples, padding, seconds))

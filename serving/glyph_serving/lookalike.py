@@ -7,7 +7,7 @@ costs a tenth of what parsing the message does.
 
 import os
 import weakref
-from collections.abc import Awaitable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from tensorflow_serving.apis import predict_pb2
 
 from glyph_serving import inference, tensor_proto
-from glyph_serving.batching import Admission, Share
+from glyph_serving.batching import Admission, Done
 from glyph_serving.errors import ServingError
 from glyph_serving.harness import Loaded
 from glyph_serving.manager import Manager
@@ -67,10 +67,21 @@ class Kind:
             self._admitted_by = weakref.ref(loaded)
         return loaded
 
-    def run(self, loaded: Loaded, payload: bytes, deadline: float) -> Awaitable[Share]:
-        """Runs a request of this kind on what ``servable`` has just given; see ``Batcher.submit``."""
-        array: Array = np.ndarray(self.shape, self.dtype, payload, len(self.head))
-        return loaded.batchers[self.signature_name].submit([array], self._admission, deadline)
+    def most_together(self, loaded: Loaded) -> int:
+        """How many requests of this kind to submit at once to what ``servable`` has just given."""
+        return loaded.batchers[self.signature_name].most_together(self._admission)
+
+    def submit(
+        self, loaded: Loaded, payloads: Sequence[bytes], deadline: float, since: Sequence[float], done: Done
+    ) -> None:
+        """Submits requests of this kind to what ``servable`` has just given; see ``Batcher.submit``."""
+        start = len(self.head)
+        if len(payloads) == 1:
+            array: Array = np.ndarray(self.shape, self.dtype, payloads[0], start)
+        else:
+            memory = b"".join([payload[start:] for payload in payloads])
+            array = np.ndarray((len(payloads) * self.shape[0], *self.shape[1:]), self.dtype, memory)
+        loaded.batchers[self.signature_name].submit([array], self._admission, deadline, since, done)
 
 
 class Lookalikes:

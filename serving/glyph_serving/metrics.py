@@ -14,7 +14,7 @@ from glyph_serving.errors import ServingError
 
 T = TypeVar("T")
 
-_MOST_ENTRIES = 250  # of a journal under one key: counting more of them at a time would hold up requests
+_MOST_ENTRIES = 1000  # of a journal under one key: counting more of them at a time would hold up requests
 _MOST_SERIES = 10_000  # label values of a counter: callers may make up names of models, and each is counted
 LATENCY_BUCKETS = tuple(10 * 1.8**k for k in range(33))
 QUEUING_BUCKETS = tuple(100 * 1.2**k for k in range(52))
@@ -54,7 +54,7 @@ class Histogram:
 
     def __init__(self, name: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> None:
         self.name = name
-        self._buckets = buckets
+        self._buckets = np.array(buckets)
         self._bounds = [*(_number(bound) for bound in buckets), "+Inf"]
         self._labels = labels
         self._series: dict[tuple[str, ...], tuple[list[int], float]] = {}
@@ -116,8 +116,12 @@ class Journal(Generic[T]):
 
     def add(self, key: tuple[str, ...], entry: T) -> None:
         """Writes an entry down."""
+        self.add_all(key, (entry,))
+
+    def add_all(self, key: tuple[str, ...], new: Iterable[T]) -> None:
+        """Writes several entries down."""
         entries = self._entries[key]
-        entries.append(entry)
+        entries.extend(new)
         if len(entries) >= _MOST_ENTRIES:
             self._settle(key)
 
@@ -144,13 +148,13 @@ class _Request:
         self._began = 0.0
 
     def __enter__(self) -> None:
-        self._began = time.perf_counter()
+        self._began = time.monotonic()
 
     def __exit__(self, _kind: object, error: object, _traceback: object) -> None:
         if error is None:
-            self._metrics.answers.add(self._key, time.perf_counter() - self._began)
-        elif isinstance(error, ServingError):
-            self._metrics.request_count.add(self._key[0], error.code.name)
+            self._metrics.answers.add(self._key, time.monotonic() - self._began)
+        else:
+            self._metrics.count_error(self._key[0], error)
 
 
 class Metrics:
@@ -158,8 +162,8 @@ class Metrics:
 
     Attributes:
         answers: For each request that succeeded, under its model, API and entrypoint: how many seconds it took.
-        waits: For each run that begins, under its model, version and, if it is batched, thread pool: of how many
-            examples each of its requests is, and how many seconds it has waited.
+        waits: For each request whose run begins, under its model, version and, if it is batched, thread pool: of how
+            many examples it is, and how many seconds it has waited.
         runs: For each run that ends, under the same: of how many examples it was, padding not counted, how much padding
             there was, and how many seconds it took.
     """
@@ -212,6 +216,11 @@ class Metrics:
         """
         return _Request(self, (model, api, entrypoint))
 
+    def count_error(self, model: str, error: object) -> None:
+        """Counts a request that ended with an error, if it is one that callers cause."""
+        if isinstance(error, ServingError):
+            self.request_count.add(model, error.code.name)
+
     def count_examples(self, model: str, examples: int) -> None:
         """Counts the examples of a classify or regress request."""
         self.example_total.add(model, amount=examples)
@@ -221,9 +230,9 @@ class Metrics:
         self.request_count.add(key[0], "OK", amount=len(seconds))
         self.request_latency.observe_all(_micros(seconds), *key)
 
-    def _count_waits(self, key: tuple[str, ...], waits: list[tuple[Sequence[int], Sequence[float]]]) -> None:
+    def _count_waits(self, key: tuple[str, ...], waits: list[tuple[int, float]]) -> None:
         name, version, *pool = key
-        examples, seconds = (list(itertools.chain.from_iterable(each)) for each in zip(*waits, strict=True))
+        examples, seconds = zip(*waits, strict=True)
         self.queue_time.observe_all(_micros(seconds), name, version)
         if pool:
             self.input_batch_size.observe_all(examples)

@@ -130,6 +130,10 @@ class RequestLogs:
         self._logs: dict[tuple[str, LoggingConfig], RequestLog] = {}
         self._lock = threading.Lock()
 
+    def has(self, model: str) -> bool:
+        """Whether a model has a log."""
+        return self._find(model) is not None
+
     def sample(self, model: str) -> RequestLog | None:
         """Where to log a request of a model; None if it is not to be logged."""
         config = self._find(model)

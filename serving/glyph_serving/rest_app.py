@@ -17,7 +17,7 @@ from glyph_serving.config import ServerConfig
 from glyph_serving.cors import Cors, is_preflight
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.fleet import Fleet
-from glyph_serving.gate import Gate, Headers, Receive, Send, TooLargeError, request_id
+from glyph_serving.gate import Gate, Headers, Live, Receive, Send, TooLargeError, request_id
 from glyph_serving.harness import Loaded
 from glyph_serving.health import Health
 from glyph_serving.json_examples import parse_examples
@@ -64,6 +64,7 @@ class RestApp:
         metrics: What is counted.
         logs: Where requests are logged.
         gate: Counts and bounds requests.
+        live: Answers ASGI's lifespan.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class RestApp:
         metrics: Metrics,
         logs: RequestLogs,
         gate: Gate,
+        live: Live,
     ) -> None:
         self._manager = manager
         self._fleet = fleet
@@ -82,12 +84,16 @@ class RestApp:
         self._metrics = metrics
         self._logs = logs
         self._gate = gate
+        self._live = live
         self._metrics_path = config.metrics_path
         self._timeout = config.flags.rest_api_timeout_in_ms / 1000
         self._cors = Cors.from_flags(config.flags)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers one request."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
         gate = self._gate
         gate.in_flight += 1
         try:
@@ -183,8 +189,7 @@ class RestApp:
             return signature
 
         request = parse_predict(body, find_signature)
-        share = await found[-1].batchers[request.signature.name].run(request.arrays, self._deadline())
-        outputs = share.outputs()
+        outputs = await found[-1].batchers[request.signature.name].run(request.arrays, self._deadline())
         if log := self._logs.sample(spec.name):
             spec.version.value = found[-1].servable.version
             spec.signature_name = request.signature.name

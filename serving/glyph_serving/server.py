@@ -18,8 +18,8 @@ from glyph_serving.config import ModelConfig, ServerConfig
 from glyph_serving.envoy import ARGUMENTS_VARIABLE
 from glyph_serving.errors import ServingError
 from glyph_serving.fleet import Fleet
-from glyph_serving.gate import Application, Gate, Receive, Send
-from glyph_serving.grpc_app import GrpcApp, StreamHandler
+from glyph_serving.gate import Gate, Receive, Send
+from glyph_serving.grpc_app import GrpcApp, StreamHandler, task_factory
 from glyph_serving.harness import RetryPolicy, failure_error
 from glyph_serving.health import Health
 from glyph_serving.loader import Loader
@@ -80,11 +80,10 @@ class Server:
         self._models_ready = threading.Event()
         crew = workers.sockets(options.workers)
         self._others = crew[1] if crew else ()
-        fleet = Fleet(self._manager, self._metrics, self._others)
-        self.fleet = self._with_lifespan(fleet)
-        self.grpc = self._with_lifespan(self._grpc_app(fleet, self._gates[0]))
-        self.rest = self._with_lifespan(
-            RestApp(config, self._manager, fleet, self._health, self._metrics, self._logs, self._gates[1])
+        self.fleet = fleet = Fleet(self._manager, self._metrics, self._others, self._live)
+        self.grpc = self._grpc_app(fleet, self._gates[0])
+        self.rest = RestApp(
+            config, self._manager, fleet, self._health, self._metrics, self._logs, self._gates[1], self._live
         )
         threading.Thread(target=self._start, name="start", daemon=True).start()
 
@@ -172,7 +171,24 @@ class Server:
             calls, streams = health_handlers(self._health)
             handlers |= calls
             names.append(HEALTH_SERVICE)
-        return GrpcApp(handlers, streams | reflection_handlers(names), self._health, gate)
+        return GrpcApp(
+            handlers,
+            streams | reflection_handlers(names),
+            self._health,
+            gate,
+            services.predictions.arrivals,
+            self._live,
+        )
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """An application's life: its start-up, and with it the opening of its port, waits for the models."""
+        await receive()
+        asyncio.get_running_loop().set_task_factory(task_factory)  # type: ignore[arg-type]  # a call is a task to pyvoy
+        denormals.flush_in_this_thread()  # small models run on the event loop
+        await asyncio.to_thread(self._models_ready.wait)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
 
     def _queue_depths(self) -> Iterator[tuple[tuple[str, ...], float]]:
         for loaded in self._manager.loaded():
@@ -185,22 +201,6 @@ class Server:
             servable = loaded.servable
             if (servable.path / _ML_METADATA_KEY).is_file():
                 yield (servable.name, str(servable.version)), 0
-
-    def _with_lifespan(self, app: Application) -> Application:
-        """An application whose start-up, and with it the opening of its port, waits for the models."""
-
-        async def with_lifespan(scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-            if scope["type"] == "http":
-                await app(scope, receive, send)
-                return
-            await receive()
-            denormals.flush_in_this_thread()  # small models run on the event loop
-            await asyncio.to_thread(self._models_ready.wait)
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
-
-        return with_lifespan
 
 
 def _content(path: str) -> bytes | None:

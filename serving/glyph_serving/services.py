@@ -9,18 +9,16 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     inference_pb2,
     model_management_pb2,
-    predict_pb2,
-    prediction_log_pb2,
     regression_pb2,
 )
 
 from glyph_serving import classify, inference
 from glyph_serving.fleet import Fleet
-from glyph_serving.grpc_app import Handler, StreamHandler
+from glyph_serving.grpc_app import Handler, StreamHandler, awaited
 from glyph_serving.health import Health
-from glyph_serving.lookalike import Lookalikes
 from glyph_serving.manager import Manager
 from glyph_serving.metrics import Metrics
+from glyph_serving.predictions import Predictions
 from glyph_serving.reflection import MODEL_SERVICE, PREDICTION_SERVICE, Reflection
 from glyph_serving.reflection import SERVICES as REFLECTION_SERVICES
 from glyph_serving.request_log import RequestLogs
@@ -37,6 +35,9 @@ class Services:
         metrics: Counts requests.
         logs: Where requests are logged.
         as_content: Whether tensors are answered as ``tensor_content``.
+
+    Attributes:
+        predictions: Answers Predict.
     """
 
     def __init__(self, manager: Manager, fleet: Fleet, metrics: Metrics, logs: RequestLogs, as_content: bool) -> None:
@@ -44,14 +45,13 @@ class Services:
         self._fleet = fleet
         self._metrics = metrics
         self._logs = logs
-        self._as_content = as_content
-        self._lookalikes = Lookalikes()
+        self.predictions = Predictions(manager, metrics, logs, as_content)
 
     def handlers(self) -> dict[str, Handler]:
         """What answers each method, by its path."""
         unary = _unary
         return {
-            f"/{PREDICTION_SERVICE}/Predict": self._predict,
+            f"/{PREDICTION_SERVICE}/Predict": self.predictions.take,
             f"/{PREDICTION_SERVICE}/Classify": unary(classification_pb2.ClassificationRequest, self._classify),
             f"/{PREDICTION_SERVICE}/Regress": unary(regression_pb2.RegressionRequest, self._regress),
             f"/{PREDICTION_SERVICE}/MultiInference": unary(inference_pb2.MultiInferenceRequest, self._multi_inference),
@@ -63,37 +63,6 @@ class Services:
                 model_management_pb2.ReloadConfigRequest, self._reload
             ),
         }
-
-    async def _predict(self, payload: bytes, deadline: float) -> bytes:
-        kind = self._lookalikes.find(payload)
-        if kind is None:
-            return await self._predict_unknown(payload, deadline)
-        with self._metrics.request(kind.name, "Predict", "GRPC"):
-            loaded = kind.servable(self._manager)
-            if loaded is not None:
-                share = await kind.run(loaded, payload, deadline)
-                answer = inference.response(loaded, kind.signature_name, share, self._as_content)
-            else:
-                request = predict_pb2.PredictRequest.FromString(payload)
-                answer = await inference.predict(self._manager, request, self._as_content, deadline)
-        self._log_predict(kind.name, payload, answer)
-        return answer
-
-    async def _predict_unknown(self, payload: bytes, deadline: float) -> bytes:
-        request = predict_pb2.PredictRequest.FromString(payload)
-        with self._metrics.request(request.model_spec.name, "Predict", "GRPC"):
-            answer = await inference.predict(self._manager, request, self._as_content, deadline)
-        self._lookalikes.learn(payload, request)
-        self._log_predict(request.model_spec.name, payload, answer)
-        return answer
-
-    def _log_predict(self, name: str, payload: bytes, answer: bytes) -> None:
-        if log := self._logs.sample(name):
-            entry = prediction_log_pb2.PredictionLog()
-            entry.predict_log.request.ParseFromString(payload)
-            entry.predict_log.response.ParseFromString(answer)
-            entry.log_metadata.model_spec.CopyFrom(entry.predict_log.response.model_spec)
-            log.add(entry)
 
     async def _classify(self, request: classification_pb2.ClassificationRequest, deadline: float) -> Any:
         name = request.model_spec.name
@@ -137,12 +106,12 @@ def _unary(request_type: Any, answer: Callable[[Any, float], Awaitable[Any]]) ->
         response: bytes = (await answer(request_type.FromString(payload), deadline)).SerializeToString()
         return response
 
-    return handle
+    return awaited(handle)
 
 
 def health_handlers(health: Health) -> tuple[dict[str, Handler], dict[str, StreamHandler]]:
     """What answers grpc.health.v1.Health, calls and streams."""
-    return {f"/{HEALTH_SERVICE}/Check": health.check}, {f"/{HEALTH_SERVICE}/Watch": health.watch}
+    return {f"/{HEALTH_SERVICE}/Check": awaited(health.check)}, {f"/{HEALTH_SERVICE}/Watch": health.watch}
 
 
 def reflection_handlers(services: list[str]) -> dict[str, StreamHandler]:

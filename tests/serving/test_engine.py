@@ -10,7 +10,7 @@ from typing import cast
 
 import numpy as np
 import pytest
-from glyph_serving.batching import Batcher, Share
+from glyph_serving.batching import Batcher
 from glyph_serving.config import BatchingParameters
 from glyph_serving.servable import Array, Arrays, Signature, TensorSpec
 from tensorflow.core.protobuf import meta_graph_pb2
@@ -24,7 +24,7 @@ FULL = [np.arange(LIMIT, dtype=np.float32)]
 class Observer:
     """Looks away."""
 
-    def queued(self, examples: Sequence[int], seconds: Sequence[float]) -> None:
+    def queued(self, requests: Sequence[tuple[int, float]]) -> None:
         pass
 
     def ran(self, examples: int, padding: int, seconds: float) -> None:
@@ -58,7 +58,7 @@ def test_requests_that_fill_a_run_each_do_not_wait_for_one_another() -> None:
     async def ask(engine: ThreadPoolExecutor) -> list[Arrays]:
         batches = batcher(run, engine)
         await batches.run(FULL)  # from which it learns how long a run takes
-        return [share.outputs() for share in await asyncio.gather(*(batches.run(FULL) for _ in range(9)))]
+        return await asyncio.gather(*(batches.run(FULL) for _ in range(9)))
 
     with ThreadPoolExecutor(2) as engine:
         answers = asyncio.run(ask(engine))
@@ -102,7 +102,7 @@ def test_a_run_that_ends_with_an_unforeseen_error_ends_its_requests_and_no_other
             raise MemoryError("no room")
         return [arrays[0]]
 
-    async def ask(engine: ThreadPoolExecutor) -> list[Share | BaseException]:
+    async def ask(engine: ThreadPoolExecutor) -> list[Arrays | BaseException]:
         batches = batcher(run, engine)
         await batches.run(FULL)
         requests = [FULL, [FULL[0] - LIMIT], FULL]
@@ -112,4 +112,4 @@ def test_a_run_that_ends_with_an_unforeseen_error_ends_its_requests_and_no_other
         first, failed, last = asyncio.run(ask(engine))
     assert isinstance(failed, MemoryError)
     for answer in (first, last):
-        np.testing.assert_array_equal(cast("Share", answer).outputs()[0], FULL[0])
+        np.testing.assert_array_equal(cast("Arrays", answer)[0], FULL[0])
