@@ -27,7 +27,8 @@ from glyph_serving.servable import Array, Arrays, Signature
 
 _INLINE_SECONDS = 0.010  # the longest expected run that may hold up the event loop
 _INLINE_SECONDS_A_REQUEST = 0.00025  # what handing a run to another thread costs, and its answers back
-_WORTH_A_RUN = 3.5  # times what the quickest run takes: as long does one take that is worth its while
+_INLINE_EXAMPLES = 16  # the fewest at which a run on the event loop stops, while others wait
+_WORTH_A_RUN = 2  # times what the quickest run takes: as long does it take at the least
 
 
 class BatchObserver(Protocol):
@@ -111,7 +112,7 @@ class Batcher:
         if limits.enable_large_batch_splitting and limits.max_execution_batch_size:
             self._run_limit = limits.max_execution_batch_size
         sizes = self._parameters.allowed_batch_sizes or [2**power for power in range(self._run_limit.bit_length())]
-        self._run_sizes = [size for size in sizes if size < self._run_limit]
+        self._run_sizes = [size for size in sizes if _INLINE_EXAMPLES <= size < self._run_limit]
         self._inline_limit = self._run_limit
 
     @property
@@ -261,7 +262,7 @@ class Batcher:
         return self._threads
 
     def _worth_a_run(self) -> int:
-        """The fewest examples for which a run costs little more an example than the largest would."""
+        """The examples at which a run on the event loop stops: where they are no longer cheaper by the dozen."""
         enough = _WORTH_A_RUN * self._durations.least
         return next((size for size in self._run_sizes if self._durations.expect(size) >= enough), self._run_limit)
 

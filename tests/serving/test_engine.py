@@ -31,12 +31,14 @@ class Observer:
         pass
 
 
-def batcher(run: Callable[[Sequence[Array]], Arrays], engine: ThreadPoolExecutor) -> Batcher:
+def batcher(
+    run: Callable[[Sequence[Array]], Arrays], engine: ThreadPoolExecutor, batch_timeout_micros: int = 0
+) -> Batcher:
     spec = {"x": TensorSpec("x", "x:0", dtypes.float32, (-1,))}
     signature = Signature("serving_default", meta_graph_pb2.SignatureDef(), spec, spec, run, True, False, False)
     return Batcher(
         signature,
-        BatchingParameters(max_batch_size=LIMIT, batch_timeout_micros=0),
+        BatchingParameters(max_batch_size=LIMIT, batch_timeout_micros=batch_timeout_micros),
         engine,
         Observer(),
         lambda: False,
@@ -113,3 +115,78 @@ def test_a_run_that_ends_with_an_unforeseen_error_ends_its_requests_and_no_other
     assert isinstance(failed, MemoryError)
     for answer in (first, last):
         np.testing.assert_array_equal(cast("Arrays", answer)[0], FULL[0])
+
+
+def seconds_for(seconds: Callable[[int], float]) -> Callable[[Sequence[Array]], Arrays]:
+    """A model that takes so long for a number of examples."""
+
+    def run(arrays: Sequence[Array]) -> Arrays:
+        time.sleep(seconds(len(arrays[0])))
+        return [arrays[0]]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("seconds", "together"),
+    [
+        (lambda examples: 0.00015 * examples, 16),  # as cheap in small runs: the next one begins the sooner
+        (lambda examples: 0.002 + 0.000001 * examples, LIMIT),  # where the run itself costs, as many as may be
+        (lambda examples: 0.001 * examples, 1),  # too heavy for the event loop
+    ],
+)
+def test_as_many_requests_run_together_as_are_worth_it(seconds: Callable[[int], float], together: int) -> None:
+    async def ask(engine: ThreadPoolExecutor) -> int:
+        batches = batcher(seconds_for(seconds), engine)
+        for size in (1, 1, 1, 1, 16, 32, LIMIT, 16):
+            await batches.run([np.zeros(size, np.float32)])
+        return batches.most_together(batches.admit(ONE))
+
+    with ThreadPoolExecutor(2) as engine:
+        assert asyncio.run(ask(engine)) == together
+
+
+def submit(batches: Batcher, values: list[float], results: list[Arrays | Exception]) -> None:
+    """Submits several requests of one example as one."""
+    since = [time.monotonic()] * len(values)
+    batches.submit([np.array(values, np.float32)], batches.admit(ONE), float("inf"), since, results.append)
+
+
+def test_requests_that_were_joined_run_at_once() -> None:
+    async def ask(engine: ThreadPoolExecutor) -> None:
+        results: list[Arrays | Exception] = []
+        submit(batcher(lambda arrays: [arrays[0] + 1], engine), [1, 2], results)
+        assert [cast("Arrays", result)[0].tolist() for result in results] == [[2, 3]]
+
+    with ThreadPoolExecutor(2) as engine:
+        asyncio.run(ask(engine))
+
+
+def test_requests_that_were_joined_wait_where_a_time_out_asks_for_it() -> None:
+    runs: list[int] = []
+
+    def run(arrays: Sequence[Array]) -> Arrays:
+        runs.append(len(arrays[0]))
+        return [arrays[0]]
+
+    async def ask(engine: ThreadPoolExecutor) -> None:
+        results: list[Arrays | Exception] = []
+        batches = batcher(run, engine, batch_timeout_micros=20_000)
+        submit(batches, [1, 2], results)
+        assert not results
+        await batches.run(ONE)
+        assert len(results) == 1
+
+    with ThreadPoolExecutor(2) as engine:
+        asyncio.run(ask(engine))
+    assert runs == [3]
+
+
+def test_outputs_of_another_size_than_the_joined_inputs_are_refused() -> None:
+    async def ask(engine: ThreadPoolExecutor) -> None:
+        results: list[Arrays | Exception] = []
+        submit(batcher(lambda arrays: [arrays[0][:1]], engine), [1, 2], results)
+        assert "does not equal the sum" in str(results[0])
+
+    with ThreadPoolExecutor(2) as engine:
+        asyncio.run(ask(engine))
