@@ -99,6 +99,7 @@ class Call:
         "_receive",
         "_scope",
         "_send",
+        "_size",
         "deadline",
         "message",
         "since",
@@ -110,6 +111,7 @@ class Call:
         self._receive = receive
         self._send = send
         self._pieces: list[bytes] = []
+        self._size = 0
         self._compressed = 0
         self._encoding = b"identity"
         self.deadline = float("inf")
@@ -163,7 +165,8 @@ class Call:
             body = message.get("body", b"")
             if self._pieces or message.get("more_body"):
                 self._pieces.append(body)
-                if message.get("more_body") and sum(map(len, self._pieces)) <= app.gate.max_message_bytes:
+                self._size += len(body)
+                if message.get("more_body") and self._size <= app.gate.max_message_bytes:
                     self._receive().add_done_callback(self._received)
                     return
                 body = b"".join(self._pieces)
