@@ -89,14 +89,15 @@ def _application(app: str, options: dict[str, Any], filters: list[dict[str, Any]
 
 def _readable_paths() -> dict[str, Any]:
     """Refuses, with 403, paths that are no text: pyvoy would not answer them at all."""
-    plain = {"not_rule": {"url_path": {"path": {"contains": "%"}}}}
+    encoded = {"header": {"name": ":path", "string_match": {"contains": "%"}}}  # all that is asked of most requests
     decodable = {"url_path": {"path": {"safe_regex": {"regex": UTF_8_PATH}}}}
-    policy = {"permissions": [plain, decodable], "principals": [{"any": True}]}
+    unreadable = {"and_rules": {"rules": [encoded, {"not_rule": decodable}]}}
+    policy = {"permissions": [unreadable], "principals": [{"any": True}]}
     return {
         "name": "envoy.filters.http.rbac",
         "typed_config": {
             "@type": f"{_TYPES}.filters.http.rbac.v3.RBAC",
-            "rules": {"action": "ALLOW", "policies": {"readable": policy}},
+            "rules": {"action": "DENY", "policies": {"unreadable": policy}},
         },
     }
 
