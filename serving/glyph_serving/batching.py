@@ -185,9 +185,7 @@ class Batcher:
             return
         task = _Task(arrays, size, alone, deadline, asyncio.get_running_loop(), done, since)
         if self._begins_at_once(task):
-            self._run([task])
-            with self._lock:
-                self._finish(task.loop)
+            done(self._run_at_once(task))
         else:
             self._enqueue(task)
 
@@ -224,6 +222,16 @@ class Batcher:
                 return False
             self._running = 1
         return True
+
+    def _run_at_once(self, task: _Task) -> Arrays | Exception:
+        self._observer.queued(_waits([task], time.monotonic()))
+        try:
+            return self._run_one(task)
+        except Exception as error:  # noqa: BLE001 (whatever it is, its requests must end with it)
+            return error
+        finally:
+            with self._lock:
+                self._finish(task.loop)
 
     def _enqueue(self, task: _Task) -> None:
         limits = self._parameters
@@ -328,8 +336,7 @@ class Batcher:
 
     def _run(self, batch: list[_Task]) -> None:
         now = time.monotonic()
-        waits = [(task.size // len(task.since), now - since) for task in batch for since in task.since]
-        self._observer.queued(waits)
+        self._observer.queued(_waits(batch, now))
         if min([task.deadline for task in batch]) < now:
             late = ServingError(Code.DEADLINE_EXCEEDED, "The deadline passed while the request waited for the model")
             _deliver([(task, late) for task in batch if task.deadline < now])
@@ -389,6 +396,11 @@ class Batcher:
             self._inline_limit = self._worth_a_run()
         self._observer.ran(examples, padding, seconds)
         return outputs
+
+
+def _waits(batch: Sequence[_Task], now: float) -> list[tuple[int, float]]:
+    """Of each request in a batch, the examples and the seconds that it has waited."""
+    return [(task.size // len(task.since), now - since) for task in batch for since in task.since]
 
 
 def _check_batched(outputs: Arrays, examples: int) -> None:
