@@ -16,6 +16,9 @@ class Arrivals:
 
     Args:
         all_here: Called whenever the last of them has come, or those that have not turn out to be late.
+
+    Attributes:
+        expected: Those that have not come and are waited for.
     """
 
     def __init__(self, all_here: Callable[[], None]) -> None:

@@ -42,6 +42,7 @@ def channel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             f"--model_config_file={folder / 'models.config'}",
             "--enable_batching",
             f"--batching_parameters_file={folder / 'batching.config'}",
+            f"--max_concurrent_requests={AT_ONCE + 1}",
         ) as server,
         grpc.insecure_channel(server.grpc) as open_channel,
     ):
@@ -124,6 +125,30 @@ def test_a_call_whose_message_does_not_come_holds_up_no_other(
     if end == "sent":
         assert half(predict_pb2.PredictResponse.FromString(slow.result())) == 3
     assert half(stub.Predict(asking(4), timeout=TIMEOUT)) == 2
+
+
+def test_calls_that_were_cancelled_no_longer_count(
+    channel: grpc.Channel, stub: prediction_service_pb2_grpc.PredictionServiceStub
+) -> None:
+    """More of them than may be in flight at once, all without a message."""
+    go_on = threading.Event()
+    method: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(PREDICT)
+    try:
+        for _ in range(2):
+            asked = [threading.Event() for _ in range(AT_ONCE)]
+
+            def message(asked: threading.Event) -> Iterator[bytes]:
+                asked.set()
+                go_on.wait(TIMEOUT)
+                yield b""
+
+            slow = [method.future(message(event), timeout=TIMEOUT) for event in asked]
+            assert all(event.wait(TIMEOUT) for event in asked)
+            for call in slow:
+                call.cancel()
+            assert half(stub.Predict(asking(4), timeout=TIMEOUT)) == 2  # comes after the cancellations
+    finally:
+        go_on.set()
 
 
 def test_answers_do_not_tell_what_carries_them(stub: prediction_service_pb2_grpc.PredictionServiceStub) -> None:
