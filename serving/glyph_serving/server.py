@@ -20,6 +20,7 @@ from glyph_serving.errors import ServingError
 from glyph_serving.fleet import Fleet
 from glyph_serving.gate import Gate, Receive, Send
 from glyph_serving.grpc_app import GrpcApp, StreamHandler, task_factory
+from glyph_serving.handover import let_loop_finish_first
 from glyph_serving.harness import RetryPolicy, failure_error
 from glyph_serving.health import Health
 from glyph_serving.loader import Loader
@@ -183,9 +184,11 @@ class Server:
     async def _live(self, receive: Receive, send: Send) -> None:
         """An application's life: its start-up, and with it the opening of its port, waits for the models."""
         await receive()
-        asyncio.get_running_loop().set_task_factory(task_factory)  # type: ignore[arg-type]  # a call is a task to pyvoy
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(task_factory)  # type: ignore[arg-type]  # a call is a task to pyvoy
         denormals.flush_in_this_thread()  # small models run on the event loop
         await asyncio.to_thread(self._models_ready.wait)
+        let_loop_finish_first(loop)  # from the thread by which the requests come
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
