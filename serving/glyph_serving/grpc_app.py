@@ -25,8 +25,10 @@ from glyph_serving.unzip import MAX_UNZIPPED, unzip
 Handler = Callable[["Call"], None]
 StreamHandler = Callable[[AsyncIterator[bytes], Callable[[], Awaitable[None]]], AsyncIterator[bytes]]
 
-_PREFIX = struct.Struct(">BI")
+_PREFIX = struct.Struct(">BI")  # whether it is compressed, and how long it is
+_PREFIX_BYTES = 5
 _WORTH_ZIPPING = 1024  # bytes
+_NEVER = float("inf")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _HEADERS = [(b"content-type", b"application/grpc")]
 _START: Message = {"type": "http.response.start", "status": 200, "headers": _HEADERS, "trailers": True}
@@ -70,9 +72,10 @@ class GrpcApp:
         """Answers one call; what comes back is for ``create_task`` of a loop with the task factory below."""
         if scope["type"] == "lifespan":
             return self._live(receive, send)
-        if stream := self._streams.get(scope["path"]):
-            return _answer_stream(stream, receive, send)
-        return Call(self, scope, receive, send)
+        path = scope["path"]
+        if path in self._streams:
+            return _answer_stream(self._streams[path], receive, send)
+        return Call(self, self.handlers.get(path), scope, receive, send)
 
 
 class Call:
@@ -80,6 +83,7 @@ class Call:
 
     Args:
         app: The application that it is for.
+        handler: What takes it once its message is here; None: it is to be told that there is no such method.
         scope: What its headers say.
         receive: How to get its message.
         send: How to answer it.
@@ -93,7 +97,6 @@ class Call:
     __slots__ = (
         "_app",
         "_compressed",
-        "_encoding",
         "_handler",
         "_pieces",
         "_receive",
@@ -105,19 +108,18 @@ class Call:
         "since",
     )
 
-    def __init__(self, app: GrpcApp, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    def __init__(
+        self, app: GrpcApp, handler: Handler | None, scope: Mapping[str, Any], receive: Receive, send: Send
+    ) -> None:
         self._app = app
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._compressed = 0
-        self._encoding = b"identity"
-        self.deadline = float("inf")
+        self._pieces: list[bytes] | None = None
+        self._compressed = False
+        self.deadline = _NEVER
         app.gate.in_flight += 1
         try:
-            handler = app.handlers.get(scope["path"])
             if handler is None:
                 raise ServingError(Code.UNIMPLEMENTED, "")
             if app.health.draining:
@@ -126,8 +128,6 @@ class Call:
             for name, value in scope["headers"]:
                 if name == b"grpc-timeout":
                     self.deadline = time.monotonic() + _timeout(value.decode("latin-1"))
-                elif name == b"grpc-encoding":
-                    self._encoding = value
         except Exception as error:  # noqa: BLE001 (whatever goes wrong with one call, its caller hears of it)
             self.fail(error)
             return
@@ -163,20 +163,16 @@ class Call:
         try:
             message = future.result()
             body = message.get("body", b"")
-            if self._pieces or message.get("more_body"):
-                self._pieces.append(body)
-                self._size += len(body)
-                if message.get("more_body") and self._size <= app.gate.max_message_bytes:
+            if self._pieces is not None or message.get("more_body"):
+                body = self._gathered(body, message.get("more_body", False))
+                if body is None:
                     self._receive().add_done_callback(self._received)
                     return
-                body = b"".join(self._pieces)
-            length = len(body) - _PREFIX.size
-            if (
-                length >= 0
-                and len(body) <= app.gate.max_message_bytes
-                and body[: _PREFIX.size] == _PREFIX.pack(0, length)
+            size = len(body)
+            if _PREFIX_BYTES <= size <= app.gate.max_message_bytes and body.startswith(
+                _PREFIX.pack(0, size - _PREFIX_BYTES)
             ):
-                self.message = body[_PREFIX.size :]
+                self.message = body[_PREFIX_BYTES:]
             else:
                 self._read_unusual(body)
             self.since = time.monotonic()
@@ -186,12 +182,24 @@ class Call:
         finally:
             app.arrivals.arrived(self)  # only now: if it was the last that others wait for, it is to be with them
 
+    def _gathered(self, piece: bytes, more: bool) -> bytes | None:
+        """The whole body once its last piece is here, or more of it than may be; None until then."""
+        if self._pieces is None:
+            self._pieces = []
+            self._size = 0
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if more and self._size <= self._app.gate.max_message_bytes:
+            return None
+        return b"".join(self._pieces)
+
     def _read_unusual(self, body: bytes) -> None:
         """Takes a message that is compressed, too large or none."""
         gate = self._app.gate
         gate.check_size(len(body))
-        self.message = _unframe(body, self._encoding, gate.max_message_bytes)
-        self._compressed = body[0]
+        encoding = dict(self._scope["headers"]).get(b"grpc-encoding", b"identity")
+        self.message = _unframe(body, encoding, gate.max_message_bytes)
+        self._compressed = bool(body[0])
 
 
 def task_factory(

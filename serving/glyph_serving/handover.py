@@ -22,4 +22,4 @@ def let_loop_finish_first(loop: asyncio.AbstractEventLoop) -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # 0: this thread
         return loop.call_soon_threadsafe(callback, *arguments, **options)
 
-    loop.call_soon_threadsafe = first_of_all  # type: ignore[method-assign]
+    loop.call_soon_threadsafe = first_of_all  # type: ignore[method-assign, assignment]

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from glyph_serving.errors import ServingError
 
@@ -64,12 +65,14 @@ class Histogram:
         """Counts a value for these label values."""
         self.observe_all((value,), *values)
 
-    def observe_all(self, observed: Sequence[float], *values: str) -> None:
+    def observe_all(self, observed: npt.ArrayLike, *values: str) -> None:
         """Counts several values for the same label values."""
+        observed = np.asarray(observed, np.float64)
         found = np.bincount(np.searchsorted(self._buckets, observed), minlength=len(self._bounds)).tolist()
         with self._lock:
             counts, total = self._series.get(values, ([0] * len(self._bounds), 0.0))
-            self._series[values] = ([old + new for old, new in zip(counts, found, strict=True)], total + sum(observed))
+            counts = [old + new for old, new in zip(counts, found, strict=True)]
+            self._series[values] = (counts, total + float(observed.sum()))
 
     def lines(self) -> Iterable[str]:
         """The samples in Prometheus' text format."""
@@ -233,10 +236,11 @@ class Metrics:
     def _count_waits(self, key: tuple[str, ...], waits: list[tuple[int, float]]) -> None:
         name, version, *pool = key
         examples, seconds = zip(*waits, strict=True)
-        self.queue_time.observe_all(_micros(seconds), name, version)
+        micros = _micros(seconds)
+        self.queue_time.observe_all(micros, name, version)
         if pool:
             self.input_batch_size.observe_all(examples)
-            self.queuing_latency.observe_all(_micros(seconds), *pool)
+            self.queuing_latency.observe_all(micros, *pool)
 
     def _count_runs(self, key: tuple[str, ...], runs: list[tuple[int, int, float]]) -> None:
         name, version, *pool = key
@@ -247,7 +251,7 @@ class Metrics:
         self.runtime_latency.observe_all(micros, name, "Predict", "TF1")
         self.graph_runs.add(amount=len(runs))
         self.direct_session_runs.add(amount=len(runs))
-        self.graph_run_time.add(amount=int(sum(micros)))
+        self.graph_run_time.add(amount=int(micros.sum()))
         if pool:
             self.wrapped_runs.add(amount=len(runs))
             sizes = [size + more for size, more in zip(examples, padding, strict=True)]
@@ -268,8 +272,8 @@ class Metrics:
         return ("\n".join(lines) + "\n").encode()
 
 
-def _micros(seconds: Iterable[float]) -> list[float]:
-    return [one * 1e6 for one in seconds]
+def _micros(seconds: Sequence[float]) -> npt.NDArray[np.float64]:
+    return np.array(seconds) * 1e6
 
 
 def add_expositions(texts: Sequence[bytes]) -> bytes:

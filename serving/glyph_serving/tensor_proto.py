@@ -5,6 +5,7 @@ array's memory, where building the message first costs ten times as much.
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -64,6 +65,7 @@ _PACKED_FLOATS = {types_pb2.DT_FLOAT: 5, types_pb2.DT_DOUBLE: 6}  # field number
 _TENSOR_CONTENT = 4
 _STRING_VALUE = 8
 _SHORT_STRING = 64  # bytes; longer ones are hardly labels
+_MOST_STRINGS = 1024  # of one kind that are remembered
 _KEY, _VALUE = 1, 2  # field numbers of a map's entry
 _SHORT = [bytes((value,)) for value in range(0x80)]  # the numbers that take one byte
 
@@ -213,7 +215,7 @@ def encode_entry(map_field: int, alias: str, array: Array, as_content: bool) -> 
     dtype, shape = array.dtype, array.shape
     if dtype.hasobject:
         if array.size == 1:
-            return _string_entry(map_field, alias, shape, array.item())
+            return _string_entries(map_field, alias, shape)[array.item()]
     elif (prefix := _entry_prefix(map_field, alias, dtype, shape, as_content)) is not None:
         return prefix + array.tobytes()
     entry = delimited(_KEY, alias.encode()) + delimited(_VALUE, encode(array, as_content))
@@ -225,7 +227,8 @@ def encode_rows(map_field: int, alias: str, array: Array, as_content: bool) -> l
     rows, shape = len(array), (1, *array.shape[1:])
     if array.dtype.hasobject:
         if array.size == rows:
-            return [_string_entry(map_field, alias, shape, value) for value in array.ravel().tolist()]
+            entries = _string_entries(map_field, alias, shape)
+            return [entries[value] for value in array.ravel().tolist()]
     elif (prefix := _entry_prefix(map_field, alias, array.dtype, shape, as_content)) is not None:
         memory = array.tobytes()
         size = len(memory) // rows
@@ -252,28 +255,33 @@ def _entry_prefix(
     return varint(map_field << 3 | 2) + varint(len(entry) + size) + entry
 
 
-def _string_entry(map_field: int, alias: str, shape: tuple[int, ...], value: bytes | str) -> bytes:
-    """The entry of a tensor of one string."""
-    as_bytes = _as_bytes(value)
-    make = _short_string_entry if len(as_bytes) <= _SHORT_STRING else _new_string_entry
-    return make(map_field, alias, shape, as_bytes)
+class _Encoded(dict[bytes | str, bytes]):
+    """What strings are encoded to, the short ones remembered: there are as many as a model has labels."""
+
+    def __init__(self, encode: Callable[[bytes], bytes]) -> None:
+        self._encode = encode
+
+    def __missing__(self, value: bytes | str) -> bytes:
+        encoded = self._encode(value if isinstance(value, bytes) else value.encode())
+        if len(value) <= _SHORT_STRING:
+            if len(self) >= _MOST_STRINGS:
+                self.clear()
+            self[value] = encoded
+        return encoded
 
 
-def _new_string_entry(map_field: int, alias: str, shape: tuple[int, ...], value: bytes) -> bytes:
-    tensor = _header(types_pb2.DT_STRING, shape) + _string_value(value)
-    return delimited(map_field, delimited(_KEY, alias.encode()) + delimited(_VALUE, tensor))
-
-
-_short_string_entry = lru_cache(maxsize=1024)(_new_string_entry)  # there are as many as a model has labels
-
-
-def _string_value(value: bytes) -> bytes:
-    return _short_string_value(value) if len(value) <= _SHORT_STRING else delimited(_STRING_VALUE, value)
+_STRING_VALUES = _Encoded(lambda value: delimited(_STRING_VALUE, value))
 
 
 @lru_cache(maxsize=1024)
-def _short_string_value(value: bytes) -> bytes:
-    return delimited(_STRING_VALUE, value)
+def _string_entries(map_field: int, alias: str, shape: tuple[int, ...]) -> _Encoded:
+    """The entries of tensors of one string, by that string."""
+
+    def encode(value: bytes) -> bytes:
+        tensor = _header(types_pb2.DT_STRING, shape) + delimited(_STRING_VALUE, value)
+        return delimited(map_field, delimited(_KEY, alias.encode()) + delimited(_VALUE, tensor))
+
+    return _Encoded(encode)
 
 
 def _memory_field(number: int, as_content: bool) -> int:
@@ -293,7 +301,7 @@ def _values(number: int, array: Array) -> bytes:
     """The typed field of a tensor whose values are encoded one by one."""
     values = array.ravel()
     if number == types_pb2.DT_STRING:
-        return b"".join([_string_value(_as_bytes(value)) for value in values.tolist()])
+        return b"".join([_STRING_VALUES[value] for value in values.tolist()])
     field, held = _FIELDS[number]
     if number in (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128, types_pb2.DT_HALF, types_pb2.DT_BFLOAT16):
         values = values.view(held)
@@ -301,7 +309,3 @@ def _values(number: int, array: Array) -> bytes:
     getattr(proto, field).extend(values.tolist())
     payload: bytes = proto.SerializeToString()
     return payload
-
-
-def _as_bytes(value: bytes | str) -> bytes:
-    return value if isinstance(value, bytes) else value.encode()
