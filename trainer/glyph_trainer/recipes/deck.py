@@ -118,8 +118,8 @@ def _convolve_and_pool(x: tf.Tensor, layer: keras.layers.Conv2D) -> tf.Tensor:
     # [2 rows, 2, 2 columns, 2, channels, filters] to [2 rows, 2 columns, 2 x 2 x channels, filters]
     by_place = tf.transpose(tf.reshape(kernel, [2, 2, 2, 2, channels, filters]), [0, 2, 1, 3, 4, 5])
     x = tf.nn.conv2d(x, tf.reshape(by_place, [2, 2, 4 * channels, filters]), 1, "VALID")
-    highest = tf.reduce_max(tf.reshape(x, [-1, x.shape[1], x.shape[2], 4, layer.filters]), axis=3)
-    return tf.tanh(tf.nn.bias_add(highest, layer.bias))
+    x = tf.nn.bias_add(x, tf.tile(layer.bias, [4]))  # before the maximum: TensorFlow fuses it with the convolution
+    return tf.tanh(tf.reduce_max(tf.reshape(x, [-1, x.shape[1], x.shape[2], 4, layer.filters]), axis=3))
 
 
 RECIPE = Recipe(
