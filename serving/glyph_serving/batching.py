@@ -3,7 +3,7 @@
 A request that finds everything idle runs at once. A run that takes little time for each of its requests stays on the
 event loop: another thread would cost more than it brings. It takes no more of them than make it worth its while: the
 answers of one run, and the requests that follow them, travel while the next one goes on. Heavier runs go to engine
-threads, several at once, while the loop goes on gathering and answering.
+threads, several at once, and their results are handed on from there: to wake the loop costs more than an answer.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -22,7 +21,9 @@ import numpy as np
 
 from glyph_serving.config import BatchingParameters
 from glyph_serving.durations import Durations
+from glyph_serving.engine import Engine
 from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.log import LOGGER
 from glyph_serving.servable import Array, Arrays, Signature
 
 _INLINE_SECONDS = 0.010  # the longest expected run that may hold up the event loop
@@ -63,8 +64,7 @@ class _Task:
     size: int
     alone: bool
     deadline: float
-    loop: asyncio.AbstractEventLoop
-    done: Done  # to be called on that loop
+    done: Done
     since: Sequence[float]  # one for each of its requests
 
 
@@ -84,7 +84,7 @@ class Batcher:
         self,
         signature: Signature,
         parameters: BatchingParameters | None,
-        engine: Executor,
+        engine: Engine,
         observer: BatchObserver,
         is_only: Callable[[], bool],
     ) -> None:
@@ -135,7 +135,8 @@ class Batcher:
             ServingError: What is wrong with the request.
         """
         future: asyncio.Future[Arrays] = asyncio.get_running_loop().create_future()
-        self.submit(arrays, self.admit(arrays), deadline, (time.monotonic(),), partial(_resolve, future))
+        done = _on_this_thread(partial(_resolve, future))
+        self.submit(arrays, self.admit(arrays), deadline, (time.monotonic(),), done)
         return future
 
     def admit(self, arrays: Sequence[Array]) -> Admission:
@@ -174,7 +175,7 @@ class Batcher:
             admission: What ``admit`` says of each request's.
             deadline: The ``time.monotonic()`` after which nobody wants the answer.
             since: The ``time.monotonic()`` from which each request has waited.
-            done: Is given the outputs or an error, on the running event loop, perhaps before this returns.
+            done: Is given the outputs or an error, on whatever thread the run ended, perhaps before this returns.
 
         Raises:
             ServingError: What is wrong; ``done`` will not be called.
@@ -183,7 +184,7 @@ class Batcher:
         if size > self._run_limit and not alone:
             self._run_in_pieces(arrays, size, deadline, done)
             return
-        task = _Task(arrays, size, alone, deadline, asyncio.get_running_loop(), done, since)
+        task = _Task(arrays, size, alone, deadline, done, since)
         if self._begins_at_once(task):
             done(self._run_at_once(task))
         else:
@@ -205,10 +206,11 @@ class Batcher:
             if len(results) == len(pieces):
                 done(_joined([results[number] for number in range(len(pieces))]))
 
-        loop, since = asyncio.get_running_loop(), (time.monotonic(),)
+        since = (time.monotonic(),)
         for number, piece in enumerate(pieces):
             part = [array[piece] for array in arrays]
-            self._enqueue(_Task(part, len(part[0]), False, deadline, loop, partial(piece_done, number), since))
+            part_done = _on_this_thread(partial(piece_done, number))
+            self._enqueue(_Task(part, len(part[0]), False, deadline, part_done, since))
 
     def _begins_at_once(self, task: _Task) -> bool:
         """Whether a task runs here and now, without a queue, as it finds everything idle; if so, it is counted."""
@@ -231,7 +233,7 @@ class Batcher:
             return error
         finally:
             with self._lock:
-                self._finish(task.loop)
+                self._finish()
 
     def _enqueue(self, task: _Task) -> None:
         limits = self._parameters
@@ -250,18 +252,19 @@ class Batcher:
             self._waiting_examples += task.size
             self._waiting_alone += task.alone
             if not self._scheduled and (not self._running or self._running < self._run_slots()):
-                self._schedule(task.loop)
+                self._schedule()
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _schedule(self) -> None:
         """Has the next run begin: now, or when the time-out that was asked for has passed. The lock is held."""
+        loop = asyncio.get_running_loop()
         timeout = self._parameters.batch_timeout_micros / 1e6
         if not timeout or self._waiting_examples >= self._run_limit or self._waiting_alone:
             if not self._scheduled:
                 self._scheduled = True
-                loop.call_soon(self._start, loop)
+                loop.call_soon(self._start)
         elif not self._timed:
             self._timed = True
-            loop.call_later(timeout, self._start, loop)
+            loop.call_later(timeout, self._start)
 
     def _run_slots(self) -> int:
         """How many runs may go on at once: one when they block the event loop anyway."""
@@ -280,7 +283,7 @@ class Batcher:
             requests, examples = max(1, requests * self._run_limit // examples), self._run_limit
         return self._durations.expect(examples) <= min(_INLINE_SECONDS, _INLINE_SECONDS_A_REQUEST * requests)
 
-    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _start(self) -> None:
         """Begins a run, here on the event loop or on the engine."""
         with self._lock:
             self._scheduled = self._timed = False
@@ -290,12 +293,12 @@ class Batcher:
         if self._stays_here(sum([len(task.since) for task in batch]), sum([task.size for task in batch])):
             self._run(batch)
             with self._lock:
-                self._finish(loop)
+                self._finish()
         else:
-            self._engine.submit(self._run_on_engine, batch)
+            self._engine.submit(partial(self._run_on_engine, batch))
             with self._lock:
                 if self._waiting and self._running < self._run_slots():
-                    self._schedule(loop)
+                    self._schedule()
 
     def _run_on_engine(self, batch: list[_Task]) -> None:
         """Runs batch after batch, until nothing waits any more."""
@@ -307,10 +310,10 @@ class Batcher:
                 if not batch:
                     self._idle.notify_all()
 
-    def _finish(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _finish(self) -> None:
         self._running -= 1
         if self._waiting:
-            self._schedule(loop)
+            self._schedule()
         elif not self._running:
             self._idle.notify_all()
 
@@ -436,19 +439,25 @@ def _batch_size(arrays: Sequence[Array]) -> int:
 
 
 def _deliver(results: Sequence[tuple[_Task, Arrays | Exception]]) -> None:
-    """Hands every result to its request, on the request's own event loop."""
-    try:
-        here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-    except RuntimeError:
-        here = None
-    elsewhere: dict[asyncio.AbstractEventLoop, list[tuple[_Task, Arrays | Exception]]] = {}
+    """Hands every result to its request."""
     for task, result in results:
-        if task.loop is here:
+        try:
             task.done(result)
+        except Exception:  # noqa: BLE001 (it is the caller's own, and the others get theirs all the same)
+            LOGGER.exception("a request was not answered")
+
+
+def _on_this_thread(done: Done) -> Done:
+    """What may be called on any thread and calls on this one, which runs an event loop."""
+    loop, here = asyncio.get_running_loop(), threading.get_ident()
+
+    def back(result: Arrays | Exception) -> None:
+        if threading.get_ident() == here:
+            done(result)
         else:
-            elsewhere.setdefault(task.loop, []).append((task, result))
-    for loop, theirs in elsewhere.items():
-        loop.call_soon_threadsafe(_deliver, theirs)
+            loop.call_soon_threadsafe(done, result)
+
+    return back
 
 
 def _resolve(future: asyncio.Future[Arrays], result: Arrays | Exception) -> None:

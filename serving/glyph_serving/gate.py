@@ -29,18 +29,18 @@ class Gate:
         max_concurrent: Most requests at once; 0: any number.
 
     Attributes:
-        in_flight: How many requests are being answered.
+        in_flight: The requests that are being answered; they may end on any thread.
         max_message_bytes: As given.
     """
 
     def __init__(self, max_message_bytes: int, max_concurrent: int) -> None:
-        self.in_flight = 0
+        self.in_flight: set[object] = set()
         self.max_message_bytes = max_message_bytes
         self._max_concurrent = max_concurrent or float("inf")
 
     def check(self) -> None:
         """Raises RESOURCE_EXHAUSTED if more requests are in flight than may be."""
-        if self.in_flight > self._max_concurrent:
+        if len(self.in_flight) > self._max_concurrent:
             raise ServingError(
                 Code.RESOURCE_EXHAUSTED,
                 f"{self._max_concurrent} requests are being answered, as many as --max_concurrent_requests allows. "

@@ -118,7 +118,7 @@ class Call:
         self._pieces: list[bytes] | None = None
         self._compressed = False
         self.deadline = _NEVER
-        app.gate.in_flight += 1
+        app.gate.in_flight.add(self)
         try:
             if handler is None:
                 raise ServingError(Code.UNIMPLEMENTED, "")
@@ -149,13 +149,13 @@ class Call:
             send(_START)
             send({"type": "http.response.body", "body": _PREFIX.pack(0, len(message)) + message})
         send(_OK)
-        self._app.gate.in_flight -= 1
+        self._app.gate.in_flight.discard(self)
 
     def fail(self, error: Exception) -> None:
         """Ends the call with an error."""
         self._send(_START)
         _send_status(self._send, _serving_error(error, self._scope))
-        self._app.gate.in_flight -= 1
+        self._app.gate.in_flight.discard(self)
 
     def _received(self, future: asyncio.Future[Message]) -> None:
         """Takes the message, or a piece of it."""

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -13,6 +12,7 @@ from glyph_serving import config as configuration
 from glyph_serving import op_libraries, servable
 from glyph_serving.batching import Batcher
 from glyph_serving.config import BatchingParameters, ServerConfig
+from glyph_serving.engine import Engine
 from glyph_serving.errors import ServingError, invalid_argument
 from glyph_serving.flags import Flags
 from glyph_serving.harness import Loaded
@@ -39,7 +39,7 @@ class Loader:
         ServingError: The session config file is missing or unreadable.
     """
 
-    def __init__(self, config: ServerConfig, metrics: Metrics, engine: Executor, is_only: Callable[[], bool]) -> None:
+    def __init__(self, config: ServerConfig, metrics: Metrics, engine: Engine, is_only: Callable[[], bool]) -> None:
         self._config = config
         self._metrics = metrics
         self._engine = engine

@@ -92,6 +92,8 @@ class Predictions:
             self._submit(kind, loaded, calls[start : start + most])
 
     def _submit(self, kind: Kind, loaded: Loaded, calls: list[Call]) -> None:
+        loop = asyncio.get_running_loop()
+
         def done(result: Arrays | Exception) -> None:
             if not isinstance(result, Exception):
                 self._answer(kind, loaded, calls, result)
@@ -99,7 +101,7 @@ class Predictions:
                 self._fail(kind, calls, result)
             else:  # each by itself, so that only the culprit gets the error
                 for call in calls:
-                    self._submit(kind, loaded, [call])
+                    loop.call_soon_threadsafe(self._submit, kind, loaded, [call])
 
         deadline = max([call.deadline for call in calls])
         try:

@@ -94,8 +94,8 @@ class RestApp:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return
-        gate = self._gate
-        gate.in_flight += 1
+        in_flight, request = self._gate.in_flight, object()
+        in_flight.add(request)
         try:
             answer = await self._answer(scope, receive)
             headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
@@ -104,7 +104,7 @@ class RestApp:
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             await send({"type": "http.response.body", "body": answer.body})
         finally:
-            gate.in_flight -= 1
+            in_flight.discard(request)
 
     async def _answer(self, scope: Mapping[str, Any], receive: Receive) -> Answer:
         method = scope["method"]

@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +14,7 @@ from glyph_serving import config as configuration
 from glyph_serving import denormals, flags, log, workers
 from glyph_serving.cli import EXIT_FAILURE
 from glyph_serving.config import ModelConfig, ServerConfig
+from glyph_serving.engine import Engine
 from glyph_serving.envoy import ARGUMENTS_VARIABLE
 from glyph_serving.errors import ServingError
 from glyph_serving.fleet import Fleet
@@ -56,12 +56,10 @@ class Server:
         options = config.flags
         self._metrics = Metrics()
         self._gates = gates = [Gate(options.max_message_bytes, options.max_concurrent_requests) for _ in range(2)]
-        engine = ThreadPoolExecutor(
-            os.cpu_count(), thread_name_prefix="engine", initializer=denormals.flush_in_this_thread
-        )
+        engine = Engine(os.cpu_count() or 1)
         self._manager = Manager(
             config.models,
-            Loader(config, self._metrics, engine, lambda: sum([gate.in_flight for gate in gates]) == 1),
+            Loader(config, self._metrics, engine, lambda: sum([len(gate.in_flight) for gate in gates]) == 1),
             RetryPolicy(options.max_num_load_retries, options.load_retry_interval_micros / 1e6),
             options.num_load_threads or 1,
             options.file_system_poll_wait_seconds,

@@ -5,13 +5,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import numpy as np
 import pytest
 from glyph_serving.batching import Batcher
 from glyph_serving.config import BatchingParameters
+from glyph_serving.engine import Engine
 from glyph_serving.servable import Array, Arrays, Signature, TensorSpec
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.framework import dtypes
@@ -31,9 +31,7 @@ class Observer:
         pass
 
 
-def batcher(
-    run: Callable[[Sequence[Array]], Arrays], engine: ThreadPoolExecutor, batch_timeout_micros: int = 0
-) -> Batcher:
+def batcher(run: Callable[[Sequence[Array]], Arrays], engine: Engine, batch_timeout_micros: int = 0) -> Batcher:
     spec = {"x": TensorSpec("x", "x:0", dtypes.float32, (-1,))}
     signature = Signature("serving_default", meta_graph_pb2.SignatureDef(), spec, spec, run, True, False, False)
     return Batcher(
@@ -57,13 +55,12 @@ def test_requests_that_fill_a_run_each_do_not_wait_for_one_another() -> None:
             time.sleep(0.001)  # what one run is expected to take
         return [arrays[0]]
 
-    async def ask(engine: ThreadPoolExecutor) -> list[Arrays]:
+    async def ask(engine: Engine) -> list[Arrays]:
         batches = batcher(run, engine)
         await batches.run(FULL)  # from which it learns how long a run takes
         return await asyncio.gather(*(batches.run(FULL) for _ in range(9)))
 
-    with ThreadPoolExecutor(2) as engine:
-        answers = asyncio.run(ask(engine))
+    answers = asyncio.run(ask(Engine(2)))
     assert runs == [LIMIT] * 10
     for answer in answers:
         np.testing.assert_array_equal(answer[0], FULL[0])
@@ -87,13 +84,12 @@ def test_requests_that_come_at_once_are_shared_among_the_threads() -> None:
             time.sleep(0.02)
         return [arrays[0]]
 
-    async def ask(engine: ThreadPoolExecutor) -> None:
+    async def ask(engine: Engine) -> None:
         batches = batcher(run, engine)
         await batches.run(ONE)
         await asyncio.gather(*(batches.run(ONE) for _ in range(4)))
 
-    with ThreadPoolExecutor(2) as engine:
-        asyncio.run(ask(engine))
+    asyncio.run(ask(Engine(2)))
     assert runs == [1, 2, 2]
 
 
@@ -104,17 +100,38 @@ def test_a_run_that_ends_with_an_unforeseen_error_ends_its_requests_and_no_other
             raise MemoryError("no room")
         return [arrays[0]]
 
-    async def ask(engine: ThreadPoolExecutor) -> list[Arrays | BaseException]:
+    async def ask(engine: Engine) -> list[Arrays | BaseException]:
         batches = batcher(run, engine)
         await batches.run(FULL)
         requests = [FULL, [FULL[0] - LIMIT], FULL]
         return await asyncio.gather(*(batches.run(request) for request in requests), return_exceptions=True)
 
-    with ThreadPoolExecutor(2) as engine:
-        first, failed, last = asyncio.run(ask(engine))
+    first, failed, last = asyncio.run(ask(Engine(2)))
     assert isinstance(failed, MemoryError)
     for answer in (first, last):
         np.testing.assert_array_equal(cast("Arrays", answer)[0], FULL[0])
+
+
+@pytest.mark.parametrize("seconds", [0, 0.001], ids=["on the event loop", "on the engine"])
+def test_a_request_that_does_not_take_its_result_harms_no_other(seconds: float) -> None:
+    results: list[Arrays | Exception] = []
+
+    def refuse(_result: Arrays | Exception) -> None:
+        raise RuntimeError("not mine")
+
+    async def ask() -> None:
+        batches = batcher(seconds_for(lambda _examples: seconds), Engine(2))
+        await batches.run(FULL)
+        for done in (refuse, results.append, refuse, results.append):
+            batches.submit(FULL, batches.admit(FULL), float("inf"), [time.monotonic()], done)
+        await asyncio.wait_for(batches.run(FULL), 20)
+        closing = threading.Thread(target=batches.close, daemon=True)  # waits for all runs
+        closing.start()
+        await asyncio.to_thread(closing.join, 20)
+        assert not closing.is_alive()
+
+    asyncio.run(ask())
+    assert len(results) == 2
 
 
 def seconds_for(seconds: Callable[[int], float]) -> Callable[[Sequence[Array]], Arrays]:
@@ -136,14 +153,13 @@ def seconds_for(seconds: Callable[[int], float]) -> Callable[[Sequence[Array]], 
     ],
 )
 def test_as_many_requests_run_together_as_are_worth_it(seconds: Callable[[int], float], together: int) -> None:
-    async def ask(engine: ThreadPoolExecutor) -> int:
+    async def ask(engine: Engine) -> int:
         batches = batcher(seconds_for(seconds), engine)
         for size in (1, 16, 32, LIMIT) * 5:  # more than once, as any run may be disturbed
             await batches.run([np.zeros(size, np.float32)])
         return batches.most_together(batches.admit(ONE))
 
-    with ThreadPoolExecutor(2) as engine:
-        assert asyncio.run(ask(engine)) == together
+    assert asyncio.run(ask(Engine(2))) == together
 
 
 def submit(batches: Batcher, values: list[float], results: list[Arrays | Exception]) -> None:
@@ -153,13 +169,12 @@ def submit(batches: Batcher, values: list[float], results: list[Arrays | Excepti
 
 
 def test_requests_that_were_joined_run_at_once() -> None:
-    async def ask(engine: ThreadPoolExecutor) -> None:
+    async def ask(engine: Engine) -> None:
         results: list[Arrays | Exception] = []
         submit(batcher(lambda arrays: [arrays[0] + 1], engine), [1, 2], results)
         assert [cast("Arrays", result)[0].tolist() for result in results] == [[2, 3]]
 
-    with ThreadPoolExecutor(2) as engine:
-        asyncio.run(ask(engine))
+    asyncio.run(ask(Engine(2)))
 
 
 def test_requests_that_were_joined_wait_where_a_time_out_asks_for_it() -> None:
@@ -169,7 +184,7 @@ def test_requests_that_were_joined_wait_where_a_time_out_asks_for_it() -> None:
         runs.append(len(arrays[0]))
         return [arrays[0]]
 
-    async def ask(engine: ThreadPoolExecutor) -> None:
+    async def ask(engine: Engine) -> None:
         results: list[Arrays | Exception] = []
         batches = batcher(run, engine, batch_timeout_micros=20_000)
         submit(batches, [1, 2], results)
@@ -177,16 +192,14 @@ def test_requests_that_were_joined_wait_where_a_time_out_asks_for_it() -> None:
         await batches.run(ONE)
         assert len(results) == 1
 
-    with ThreadPoolExecutor(2) as engine:
-        asyncio.run(ask(engine))
+    asyncio.run(ask(Engine(2)))
     assert runs == [3]
 
 
 def test_outputs_of_another_size_than_the_joined_inputs_are_refused() -> None:
-    async def ask(engine: ThreadPoolExecutor) -> None:
+    async def ask(engine: Engine) -> None:
         results: list[Arrays | Exception] = []
         submit(batcher(lambda arrays: [arrays[0][:1]], engine), [1, 2], results)
         assert "does not equal the sum" in str(results[0])
 
-    with ThreadPoolExecutor(2) as engine:
-        asyncio.run(ask(engine))
+    asyncio.run(ask(Engine(2)))

@@ -17,26 +17,47 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
 class Halves(tf.Module):  # type: ignore[misc]
-    """Takes no negative number."""
+    """Takes no negative number.
+
+    Args:
+        rounds: Of work for each number, which change nothing.
+    """
+
+    def __init__(self, rounds: int) -> None:
+        super().__init__()
+        self.rounds = rounds
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])  # type: ignore[untyped-decorator]
     def serve(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        def worked_on(number: tf.Tensor) -> tf.Tensor:
+            zeros = tf.foldl(lambda y, _: y @ y, tf.range(self.rounds), tf.zeros([200, 200]) * number)
+            return number + zeros[0, 0]
+
         with tf.control_dependencies([tf.debugging.assert_non_negative(x)]):
-            return {"y": x / 2}
+            return {"y": (tf.map_fn(worked_on, x) if self.rounds else x) / 2}
 
 
-@pytest.fixture(scope="module", params=["", "allowed_batch_sizes: 4 allowed_batch_sizes: 64"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("", 0),
+        ("allowed_batch_sizes: 4 allowed_batch_sizes: 64", 0),
+        ("", 5),  # a millisecond, too much for the event loop
+    ],
+    ids=["light", "light, of certain sizes", "heavy"],
+)
 def channel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
     folder = tmp_path_factory.mktemp("together")
+    parameters, rounds = request.param
     for name in ("halves", "others"):
-        module = Halves()
+        module = Halves(rounds)
         tf.saved_model.save(module, str(folder / name / "1"), signatures={"serving_default": module.serve})
     models = "".join(
         f'config {{ name: "{name}" base_path: "{folder / name}" model_platform: "tensorflow" }}'
         for name in ("halves", "others")
     )
     (folder / "models.config").write_text(f"model_config_list {{ {models} }}")
-    (folder / "batching.config").write_text(f"max_batch_size {{ value: 64 }} {request.param}")
+    (folder / "batching.config").write_text(f"max_batch_size {{ value: 64 }} {parameters}")
     with (
         running_server(
             f"--model_config_file={folder / 'models.config'}",

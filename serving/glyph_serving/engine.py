@@ -1,0 +1,39 @@
+"""The threads on which heavy runs go on."""
+
+import queue
+import threading
+from collections.abc import Callable
+
+from glyph_serving.denormals import flush_in_this_thread
+from glyph_serving.log import LOGGER
+
+Work = Callable[[], None]
+
+
+class Engine:
+    """Threads that do what they are given, in its order.
+
+    An executor would keep a future of each piece of work, which costs what a small model's run does; here, work tells
+    by itself how it ended.
+
+    Args:
+        threads: How many.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._waiting: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        for number in range(threads):
+            threading.Thread(target=self._work, name=f"engine_{number}", daemon=True).start()
+
+    def submit(self, work: Work) -> None:
+        """Has a thread do some work as soon as one is free."""
+        self._waiting.put(work)
+
+    def _work(self) -> None:
+        flush_in_this_thread()
+        while True:
+            work = self._waiting.get()
+            try:
+                work()
+            except Exception:  # noqa: BLE001 (the thread goes on with what others wait for)
+                LOGGER.exception("an engine thread failed")
