@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 
 from glyph_serving.denormals import flush_in_this_thread
+from glyph_serving.handover import Handover
 from glyph_serving.log import LOGGER
 
 Work = Callable[[], None]
@@ -18,9 +19,11 @@ class Engine:
 
     Args:
         threads: How many.
+        handover: Told when there is work, and when there is none.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, handover: Handover) -> None:
+        self._handover = handover
         self._waiting: queue.SimpleQueue[Work] = queue.SimpleQueue()
         for number in range(threads):
             threading.Thread(target=self._work, name=f"engine_{number}", daemon=True).start()
@@ -33,7 +36,10 @@ class Engine:
         flush_in_this_thread()
         while True:
             work = self._waiting.get()
+            self._handover.run_begins()
             try:
                 work()
             except Exception:  # noqa: BLE001 (the thread goes on with what others wait for)
                 LOGGER.exception("an engine thread failed")
+            finally:
+                self._handover.run_ends()

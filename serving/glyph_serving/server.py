@@ -20,7 +20,7 @@ from glyph_serving.errors import ServingError
 from glyph_serving.fleet import Fleet
 from glyph_serving.gate import Gate, Receive, Send
 from glyph_serving.grpc_app import GrpcApp, StreamHandler, task_factory
-from glyph_serving.handover import let_loop_finish_first
+from glyph_serving.handover import Handover
 from glyph_serving.harness import RetryPolicy, failure_error
 from glyph_serving.health import Health
 from glyph_serving.loader import Loader
@@ -56,7 +56,8 @@ class Server:
         options = config.flags
         self._metrics = Metrics()
         self._gates = gates = [Gate(options.max_message_bytes, options.max_concurrent_requests) for _ in range(2)]
-        engine = Engine(os.cpu_count() or 1)
+        self._handover = Handover()
+        engine = Engine(os.cpu_count() or 1, self._handover)
         self._manager = Manager(
             config.models,
             Loader(config, self._metrics, engine, lambda: sum([len(gate.in_flight) for gate in gates]) == 1),
@@ -186,7 +187,7 @@ class Server:
         loop.set_task_factory(task_factory)  # type: ignore[arg-type]  # a call is a task to pyvoy
         denormals.flush_in_this_thread()  # small models run on the event loop
         await asyncio.to_thread(self._models_ready.wait)
-        let_loop_finish_first(loop)  # from the thread by which the requests come
+        self._handover.watch(loop)  # from now on it is requests that are handed over
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await send({"type": "lifespan.shutdown.complete"})

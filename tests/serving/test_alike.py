@@ -15,6 +15,7 @@ import tensorflow as tf
 from glyph_serving import tensor_proto
 from glyph_serving.batching import Batcher
 from glyph_serving.engine import Engine
+from glyph_serving.handover import Handover
 from glyph_serving.harness import Loaded
 from glyph_serving.lookalike import Lookalikes
 from glyph_serving.servable import load
@@ -151,7 +152,7 @@ def test_a_version_with_other_inputs_answers_by_its_own_rules(channel: grpc.Chan
 
 def test_a_kind_that_is_remembered_keeps_no_version_that_was_unloaded(base_path: Path) -> None:
     servable = load("sums", 1, base_path / "1")
-    batcher = Batcher(servable.signatures["serving_default"], None, Engine(1), Mock(), lambda: True)
+    batcher = Batcher(servable.signatures["serving_default"], None, Engine(1, Handover()), Mock(), lambda: True)
     loaded = Loaded(servable, {"serving_default": batcher})
     manager = Mock(**{"get.return_value": loaded})
     request = request_of(np.array([[1, 2]], np.float32))

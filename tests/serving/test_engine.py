@@ -12,6 +12,7 @@ import pytest
 from glyph_serving.batching import Batcher
 from glyph_serving.config import BatchingParameters
 from glyph_serving.engine import Engine
+from glyph_serving.handover import Handover
 from glyph_serving.servable import Array, Arrays, Signature, TensorSpec
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.python.framework import dtypes
@@ -60,7 +61,7 @@ def test_requests_that_fill_a_run_each_do_not_wait_for_one_another() -> None:
         await batches.run(FULL)  # from which it learns how long a run takes
         return await asyncio.gather(*(batches.run(FULL) for _ in range(9)))
 
-    answers = asyncio.run(ask(Engine(2)))
+    answers = asyncio.run(ask(Engine(2, Handover())))
     assert runs == [LIMIT] * 10
     for answer in answers:
         np.testing.assert_array_equal(answer[0], FULL[0])
@@ -89,7 +90,7 @@ def test_requests_that_come_at_once_are_shared_among_the_threads() -> None:
         await batches.run(ONE)
         await asyncio.gather(*(batches.run(ONE) for _ in range(4)))
 
-    asyncio.run(ask(Engine(2)))
+    asyncio.run(ask(Engine(2, Handover())))
     assert runs == [1, 2, 2]
 
 
@@ -106,7 +107,7 @@ def test_a_run_that_ends_with_an_unforeseen_error_ends_its_requests_and_no_other
         requests = [FULL, [FULL[0] - LIMIT], FULL]
         return await asyncio.gather(*(batches.run(request) for request in requests), return_exceptions=True)
 
-    first, failed, last = asyncio.run(ask(Engine(2)))
+    first, failed, last = asyncio.run(ask(Engine(2, Handover())))
     assert isinstance(failed, MemoryError)
     for answer in (first, last):
         np.testing.assert_array_equal(cast("Arrays", answer)[0], FULL[0])
@@ -120,7 +121,7 @@ def test_a_request_that_does_not_take_its_result_harms_no_other(seconds: float) 
         raise RuntimeError("not mine")
 
     async def ask() -> None:
-        batches = batcher(seconds_for(lambda _examples: seconds), Engine(2))
+        batches = batcher(seconds_for(lambda _examples: seconds), Engine(2, Handover()))
         await batches.run(FULL)
         for done in (refuse, results.append, refuse, results.append):
             batches.submit(FULL, batches.admit(FULL), float("inf"), [time.monotonic()], done)
@@ -159,7 +160,7 @@ def test_as_many_requests_run_together_as_are_worth_it(seconds: Callable[[int], 
             await batches.run([np.zeros(size, np.float32)])
         return batches.most_together(batches.admit(ONE))
 
-    assert asyncio.run(ask(Engine(2))) == together
+    assert asyncio.run(ask(Engine(2, Handover()))) == together
 
 
 def submit(batches: Batcher, values: list[float], results: list[Arrays | Exception]) -> None:
@@ -174,7 +175,7 @@ def test_requests_that_were_joined_run_at_once() -> None:
         submit(batcher(lambda arrays: [arrays[0] + 1], engine), [1, 2], results)
         assert [cast("Arrays", result)[0].tolist() for result in results] == [[2, 3]]
 
-    asyncio.run(ask(Engine(2)))
+    asyncio.run(ask(Engine(2, Handover())))
 
 
 def test_requests_that_were_joined_wait_where_a_time_out_asks_for_it() -> None:
@@ -192,7 +193,7 @@ def test_requests_that_were_joined_wait_where_a_time_out_asks_for_it() -> None:
         await batches.run(ONE)
         assert len(results) == 1
 
-    asyncio.run(ask(Engine(2)))
+    asyncio.run(ask(Engine(2, Handover())))
     assert runs == [3]
 
 
@@ -202,4 +203,4 @@ def test_outputs_of_another_size_than_the_joined_inputs_are_refused() -> None:
         submit(batcher(lambda arrays: [arrays[0][:1]], engine), [1, 2], results)
         assert "does not equal the sum" in str(results[0])
 
-    asyncio.run(ask(Engine(2)))
+    asyncio.run(ask(Engine(2, Handover())))
