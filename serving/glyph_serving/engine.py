@@ -42,4 +42,5 @@ class Engine:
             except Exception:  # noqa: BLE001 (the thread goes on with what others wait for)
                 LOGGER.exception("an engine thread failed")
             finally:
+                del work  # until there is more, nothing of a model may be kept
                 self._handover.run_ends()

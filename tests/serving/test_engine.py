@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -133,6 +134,20 @@ def test_a_request_that_does_not_take_its_result_harms_no_other(seconds: float) 
 
     asyncio.run(ask())
     assert len(results) == 2
+
+
+def test_an_idle_thread_keeps_nothing_of_its_last_work() -> None:
+    class Model:
+        def run(self) -> None:
+            pass
+
+    engine, ended = Engine(1, Handover()), threading.Event()
+    model = Model()
+    gone = weakref.ref(model, lambda _: ended.set())
+    engine.submit(model.run)
+    del model
+    assert ended.wait(20)
+    assert gone() is None
 
 
 def seconds_for(seconds: Callable[[int], float]) -> Callable[[Sequence[Array]], Arrays]:
