@@ -273,7 +273,7 @@ class _Encoded(dict[bytes | str, bytes]):
 _STRING_VALUES = _Encoded(lambda value: delimited(_STRING_VALUE, value))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def _string_entries(map_field: int, alias: str, shape: tuple[int, ...]) -> _Encoded:
     """The entries of tensors of one string, by that string."""
 
