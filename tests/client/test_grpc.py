@@ -22,6 +22,7 @@ from glyph_client import (
     Client,
     DeadlineExceeded,
     Overloaded,
+    Retry,
     ServerFault,
     Unavailable,
     Unsupported,
@@ -84,7 +85,9 @@ def test_what_is_compressed_is_read(peer: Peers, asynchronous: bool, compress: C
         (ErrorCodes.CANCEL, ServerFault, "CANCELLED"),
         (ErrorCodes.ENHANCE_YOUR_CALM, Overloaded, "RESOURCE_EXHAUSTED"),
         (ErrorCodes.INADEQUATE_SECURITY, AccessDenied, "PERMISSION_DENIED"),
-        (ErrorCodes.INTERNAL_ERROR, ServerFault, "INTERNAL"),
+        (ErrorCodes.NO_ERROR, Unavailable, "UNAVAILABLE"),
+        (ErrorCodes.INTERNAL_ERROR, Unavailable, "UNAVAILABLE"),
+        (ErrorCodes.PROTOCOL_ERROR, ServerFault, "INTERNAL"),
     ],
 )
 def test_a_call_that_the_server_resets_has_the_codes_meaning(
@@ -100,6 +103,30 @@ def test_a_call_that_the_server_resets_has_the_codes_meaning(
     assert type(error) is kind
     assert error.code == status
     assert "the stream" in error.server_message
+
+
+@both
+@pytest.mark.parametrize("passed_on", [b"", framed(STATUS)], ids=["headers", "message"])
+def test_a_call_whose_answer_a_proxy_cannot_end_is_sent_again(
+    peer: Peers, asynchronous: bool, passed_on: bytes
+) -> None:
+    """What Caddy and Envoy do when a server dies between the beginning of its answer and the end."""
+
+    def script(conversation: Conversation) -> None:
+        asked = conversation.request()
+        if len(server.conversations) > 1:
+            conversation.answer(asked, framed(STATUS))
+            return
+        conversation.h2.send_headers(asked.stream, HEADERS)
+        conversation.h2.send_data(asked.stream, passed_on)
+        conversation.h2.reset_stream(asked.stream, ErrorCodes.INTERNAL_ERROR)
+        conversation.flush()
+        while conversation.receive():
+            pass
+
+    server = peer(script)
+    assert ask(server.target, asynchronous=asynchronous, retry=Retry(2, initial=0.001)) == [AVAILABLE]
+    assert len(server.conversations) == 2
 
 
 @both

@@ -14,6 +14,8 @@ from glyph_client._transports.http2 import Answer, Broken, Refused, Reset, encod
 from glyph_client._types import Request, Response
 
 # What is not said here is UNKNOWN, and INTERNAL (doc/http-grpc-status-mapping.md; PROTOCOL-HTTP2.md, "Errors").
+# NO_ERROR and INTERNAL_ERROR as resets would be INTERNAL too, but are how a proxy (Caddy, Envoy) says that it lost the
+# server, having passed the beginning of its answer on: a lost connection, seen from further away.
 _OF_HTTP_STATUS: Final[Mapping[str, Code]] = {
     "400": "INTERNAL",
     "401": "UNAUTHENTICATED",
@@ -24,7 +26,13 @@ _OF_HTTP_STATUS: Final[Mapping[str, Code]] = {
     "503": "UNAVAILABLE",
     "504": "UNAVAILABLE",
 }
-_OF_RESET: Final[Mapping[int, Code]] = {8: "CANCELLED", 11: "RESOURCE_EXHAUSTED", 12: "PERMISSION_DENIED"}
+_OF_RESET: Final[Mapping[int, Code]] = {
+    0: "UNAVAILABLE",
+    2: "UNAVAILABLE",
+    8: "CANCELLED",
+    11: "RESOURCE_EXHAUSTED",
+    12: "PERMISSION_DENIED",
+}
 _MOST_SECONDS: Final = 99_999  # of a timeout that is told in milliseconds: 8 digits
 
 
