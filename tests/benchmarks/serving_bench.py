@@ -7,7 +7,7 @@ alike; medians over the rounds count. Ratios that have a bar are marked, and the
     (c) glyph-serve, batching                       (d) glyph-serve, batching off
     (e) LitServe with the same model, over HTTP     (f) the model called in this process, no server
 
-Usage: python tests/benchmarks/serving_bench.py [--model FOLDER] [--json]     (about three minutes)
+Usage: python tests/benchmarks/serving_bench.py [--model FOLDER] [--json]     (about four minutes)
 """
 
 import argparse
@@ -43,7 +43,7 @@ _HERE = Path(__file__).parent
 _BUILD = _HERE.parent.parent / "build"
 _BIN = Path(sys.executable).parent
 _CALLERS = (1, 4, 16, 64)
-_ROUNDS, _SECONDS = 5, 0.5
+_ROUNDS, _SECONDS = 11, 0.5
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _HEAVY_SECONDS = 0.020  # an image
 
