@@ -2,8 +2,9 @@
 
 A request that finds everything idle runs at once. A run that takes little time for each of its requests stays on the
 event loop: another thread would cost more than it brings. It takes no more of them than make it worth its while: the
-answers of one run, and the requests that follow them, travel while the next one goes on. Heavier runs go to engine
-threads, several at once, and their results are handed on from there: to wake the loop costs more than an answer.
+answers of one run, and the requests that follow them, travel while the next one goes on. Heavier runs, be they of one
+request that is alone, go to engine threads, several at once: on the event loop the next request could not even be
+seen. Their results are handed on from there: to wake the loop costs more than an answer.
 """
 
 import asyncio
@@ -217,7 +218,7 @@ class Batcher:
         gathered = len(task.since) > 1 and not self._parameters.batch_timeout_micros
         if self._waiting or not (gathered or self._is_only()):
             return False
-        if self._durations.expect(task.size) > _INLINE_SECONDS:
+        if not self._stays_here(len(task.since), task.size):
             return False
         with self._lock:
             if self._closed or self._running or self._waiting:
@@ -258,7 +259,7 @@ class Batcher:
         """Has the next run begin: now, or when the time-out that was asked for has passed. The lock is held."""
         loop = asyncio.get_running_loop()
         timeout = self._parameters.batch_timeout_micros / 1e6
-        if not timeout or self._waiting_examples >= self._run_limit or self._waiting_alone:
+        if not timeout or self._waiting_examples >= self._run_limit or self._waiting_alone or self._is_only():
             if not self._scheduled:
                 self._scheduled = True
                 loop.call_soon(self._start)

@@ -33,7 +33,9 @@ class Observer:
         pass
 
 
-def batcher(run: Callable[[Sequence[Array]], Arrays], engine: Engine, batch_timeout_micros: int = 0) -> Batcher:
+def batcher(
+    run: Callable[[Sequence[Array]], Arrays], engine: Engine, batch_timeout_micros: int = 0, is_only: bool = False
+) -> Batcher:
     spec = {"x": TensorSpec("x", "x:0", dtypes.float32, (-1,))}
     signature = Signature("serving_default", meta_graph_pb2.SignatureDef(), spec, spec, run, True, False, False)
     return Batcher(
@@ -41,7 +43,7 @@ def batcher(run: Callable[[Sequence[Array]], Arrays], engine: Engine, batch_time
         BatchingParameters(max_batch_size=LIMIT, batch_timeout_micros=batch_timeout_micros),
         engine,
         Observer(),
-        lambda: False,
+        lambda: is_only,
     )
 
 
@@ -72,6 +74,25 @@ def test_requests_that_fill_a_run_each_do_not_wait_for_one_another() -> None:
 def _two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """So many runs go on at once where nothing is said of it."""
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+
+@pytest.mark.parametrize(("seconds", "stays"), [(0.0, True), (0.002, False)])
+def test_a_request_that_is_alone_keeps_the_event_loop_only_if_it_is_quick(seconds: float, stays: bool) -> None:
+    threads: list[int] = []
+
+    def run(arrays: Sequence[Array]) -> Arrays:
+        threads.append(threading.get_ident())
+        time.sleep(seconds)
+        return [arrays[0]]
+
+    async def ask(engine: Engine) -> None:
+        an_hour = 3_600_000_000  # for which a request that is alone has not to wait either
+        batches = batcher(run, engine, an_hour, is_only=True)
+        for _ in range(5):  # from which it learns how long a run takes; any may be disturbed
+            await asyncio.wait_for(batches.run(ONE), 20)
+
+    asyncio.run(ask(Engine(2, Handover())))
+    assert (threads[-1] == threading.get_ident()) is stays
 
 
 def test_requests_that_come_at_once_are_shared_among_the_threads() -> None:
