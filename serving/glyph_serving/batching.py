@@ -30,6 +30,7 @@ from glyph_serving.servable import Array, Arrays, Signature
 _INLINE_SECONDS = 0.010  # the longest expected run that may hold up the event loop
 _INLINE_SECONDS_A_REQUEST = 0.00025  # what handing a run to another thread costs, and its answers back
 _INLINE_EXAMPLES = 16  # the fewest at which a run on the event loop stops, while others wait
+_ENOUGH_FOR_ENGINE = 4  # requests; to wake its threads for each by itself costs more than the wait for so many
 _WORTH_A_RUN = 2  # times what the quickest run takes: as long does it take at the least
 
 
@@ -165,6 +166,10 @@ class Batcher:
             return 1
         most = self._inline_limit // admission.size
         return most if most > 1 and self._stays_here(most, most * admission.size) else 1
+
+    def enough(self, admission: Admission) -> int:
+        """How many requests so admitted need not wait for others that are about to come."""
+        return self.most_together(admission) if self._stays_here(1, admission.size) else _ENOUGH_FOR_ENGINE
 
     def submit(
         self, arrays: Sequence[Array], admission: Admission, deadline: float, since: Sequence[float], done: Done

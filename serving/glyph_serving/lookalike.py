@@ -71,6 +71,10 @@ class Kind:
         """How many requests of this kind to submit at once to what ``servable`` has just given."""
         return loaded.batchers[self.signature_name].most_together(self._admission)
 
+    def enough(self, loaded: Loaded) -> int:
+        """How many requests of this kind need not wait for others that are about to come."""
+        return loaded.batchers[self.signature_name].enough(self._admission)
+
     def submit(
         self, loaded: Loaded, payloads: Sequence[bytes], deadline: float, since: Sequence[float], done: Done
     ) -> None:

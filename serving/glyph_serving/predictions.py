@@ -20,7 +20,6 @@ from glyph_serving.request_log import RequestLogs
 from glyph_serving.servable import Arrays
 
 _API = ("Predict", "GRPC")  # as the metrics have it
-_GATHERED = 4  # calls that others wait for, once announced, even where each is a run by itself: one wake-up serves all
 
 
 class Predictions:
@@ -45,7 +44,7 @@ class Predictions:
         self._parse_and_answer = awaited(self._parse_and_predict)
         self.arrivals = Arrivals(self._begin)
         self._calls: list[Call] = []  # those that wait
-        self._enough = 1  # of them to answer without waiting for more
+        self._enough = 1  # of them, not to wait for others that are about to come
         self._scheduled = False
 
     def take(self, call: Call) -> None:
@@ -89,7 +88,7 @@ class Predictions:
                 self._parse_and_answer(call)
             return
         most = kind.most_together(loaded)
-        self._enough = max(most, _GATHERED)
+        self._enough = kind.enough(loaded)
         for start in range(0, len(calls), most):
             self._submit(kind, loaded, calls[start : start + most])
 
