@@ -169,7 +169,8 @@ class Batcher:
 
     def enough(self, admission: Admission) -> int:
         """How many requests so admitted need not wait for others that are about to come."""
-        return self.most_together(admission) if self._stays_here(1, admission.size) else _ENOUGH_FOR_ENGINE
+        most = self.most_together(admission)
+        return most if most > 1 or self._stays_here(1, admission.size) else _ENOUGH_FOR_ENGINE
 
     def submit(
         self, arrays: Sequence[Array], admission: Admission, deadline: float, since: Sequence[float], done: Done

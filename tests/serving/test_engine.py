@@ -79,11 +79,11 @@ def _two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("seconds", "stays"), [(0.0, True), (0.002, False)])
 def test_a_request_that_is_alone_keeps_the_event_loop_only_if_it_is_quick(seconds: float, stays: bool) -> None:
     threads: list[int] = []
+    model = seconds_for(lambda _: seconds)
 
     def run(arrays: Sequence[Array]) -> Arrays:
         threads.append(threading.get_ident())
-        time.sleep(seconds)
-        return [arrays[0]]
+        return model(arrays)
 
     async def ask(engine: Engine) -> None:
         an_hour = 3_600_000_000  # for which a request that is alone has not to wait either
@@ -182,21 +182,24 @@ def seconds_for(seconds: Callable[[int], float]) -> Callable[[Sequence[Array]], 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "together"),
+    ("seconds", "together", "enough"),
     [
-        (lambda examples: 0.00015 * examples, 16),  # as cheap in small runs: the next one begins the sooner
-        (lambda examples: 0.002 + 0.000001 * examples, LIMIT),  # where the run itself costs, as many as may be
-        (lambda examples: 0.001 * examples, 1),  # too heavy for the event loop
+        (lambda examples: 0.00015 * examples, 16, 16),  # as cheap in small runs: the next one begins the sooner
+        (lambda examples: 0.002 + 0.000001 * examples, LIMIT, LIMIT),  # where the run itself costs, as many as may be
+        (lambda examples: 0.001 * examples, 1, 4),  # too heavy for the event loop: some, so that threads wake at once
     ],
 )
-def test_as_many_requests_run_together_as_are_worth_it(seconds: Callable[[int], float], together: int) -> None:
-    async def ask(engine: Engine) -> int:
+def test_as_many_requests_run_together_as_are_worth_it(
+    seconds: Callable[[int], float], together: int, enough: int
+) -> None:
+    async def ask(engine: Engine) -> tuple[int, int]:
         batches = batcher(seconds_for(seconds), engine)
         for size in (1, 16, 32, LIMIT) * 5:  # more than once, as any run may be disturbed
             await batches.run([np.zeros(size, np.float32)])
-        return batches.most_together(batches.admit(ONE))
+        one = batches.admit(ONE)
+        return batches.most_together(one), batches.enough(one)
 
-    assert asyncio.run(ask(Engine(2, Handover()))) == together
+    assert asyncio.run(ask(Engine(2, Handover()))) == (together, enough)
 
 
 def submit(batches: Batcher, values: list[float], results: list[Arrays | Exception]) -> None:

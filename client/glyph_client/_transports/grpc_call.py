@@ -14,8 +14,6 @@ from glyph_client._transports.http2 import Answer, Broken, Refused, Reset, encod
 from glyph_client._types import Request, Response
 
 # What is not said here is UNKNOWN, and INTERNAL (doc/http-grpc-status-mapping.md; PROTOCOL-HTTP2.md, "Errors").
-# NO_ERROR and INTERNAL_ERROR as resets would be INTERNAL too, but are how a proxy (Caddy, Envoy) says that it lost the
-# server, having passed the beginning of its answer on: a lost connection, seen from further away.
 _OF_HTTP_STATUS: Final[Mapping[str, Code]] = {
     "400": "INTERNAL",
     "401": "UNAUTHENTICATED",
@@ -26,6 +24,8 @@ _OF_HTTP_STATUS: Final[Mapping[str, Code]] = {
     "503": "UNAVAILABLE",
     "504": "UNAVAILABLE",
 }
+# NO_ERROR (0) and INTERNAL_ERROR (2) would be INTERNAL too, but are how a proxy says that it lost the server while it
+# answered (Caddy and Envoy by the latter, Envoy before 1.37 by the former): a lost connection, seen from further away.
 _OF_RESET: Final[Mapping[int, Code]] = {
     0: "UNAVAILABLE",
     2: "UNAVAILABLE",
