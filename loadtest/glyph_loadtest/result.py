@@ -139,7 +139,8 @@ def _lost(run: Run) -> tuple[int, int]:
         for worker in second.cpu:
             last[worker] = max(number, last.get(worker, 0))
     silent = [max(run.first, number + 1) for number in last.values() if number < run.end - 2]
-    silent += [run.first] * (run.workers - len(last))
+    if run.end - run.first > 2:  # in the first seconds a worker's report may still be on its way
+        silent += [run.first] * (run.workers - len(last))
     missing = sum(run.end - since for since in silent)
     present = sum(len(s.cpu) for number, s in run.measurement.seconds.items() if run.first <= number < run.end)
     whole = run.measurement.between(run.first, run.end)

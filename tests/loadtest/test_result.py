@@ -63,6 +63,15 @@ def test_a_worker_that_never_came_is_lost_too() -> None:
     assert (failure.kind, failure.count) == (LOST_WITH_WORKER, 500)
 
 
+@pytest.mark.parametrize("reported", [{}, {"a": 0.1}])
+def test_a_worker_that_has_not_reported_in_the_first_seconds_is_not_lost(reported: dict[str, float]) -> None:
+    measurement = _measurement(range(2), 50)
+    for second in measurement.seconds.values():
+        second.cpu = reported
+    run = Run(_TARGET, _OPEN, _FIRST, _FIRST + 2, measurement, workers=2)
+    assert summarise(run).failures == ()
+
+
 @pytest.mark.parametrize(
     ("measurement", "reason"),
     [
