@@ -111,9 +111,10 @@ class Gateway:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one request of a load came to: when it was answered, by which version, or why not."""
+    """What one request of a load came to: when it was asked and answered, by which version, or why not."""
 
-    at: float
+    asked: float
+    answered: float
     version: int | None
     error: str | None
 
@@ -137,11 +138,12 @@ class Load:
         picture = np.asarray(Image.open(SAMPLES[caller % len(SAMPLES)]))
         due = self._began + caller / self.RATE
         while not self._ended.wait(max(0.0, due - time.monotonic())):
+            asked = time.monotonic()
             try:
                 version, error = self._client.predict(picture).version, None
             except GlyphError as problem:
                 version, error = None, str(problem)
-            self.answers.append(Answer(time.monotonic(), version, error))
+            self.answers.append(Answer(asked, time.monotonic(), version, error))
             due += self.CALLERS / self.RATE
 
     def end(self) -> None:
