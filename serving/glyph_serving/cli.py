@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import NoReturn
 
 from glyph_serving import config as configuration
@@ -84,6 +85,22 @@ def check_ports(config: ServerConfig) -> None:
             if name == "port":
                 print(f"Failed to start server. Error: {invalid_argument(CANNOT_LISTEN)}", flush=True)
             fail(problem)
+    if problem := _socket_problem(config.flags.grpc_socket_path):
+        print(f"Failed to start server. Error: {invalid_argument(CANNOT_LISTEN)}", flush=True)
+        fail(problem)
+
+
+def _socket_problem(path: str) -> str:
+    """Why no UNIX socket can be made there; empty if it can, or takes the place of one that was left."""
+    if not path or Path(path).is_socket():
+        return ""
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(path)
+    except OSError as error:
+        return f"cannot listen on {path} (--grpc_socket_path): {error.strerror or error}"
+    Path(path).unlink()
+    return ""
 
 
 def _port_problem(address: str, name: str, port: int) -> str:

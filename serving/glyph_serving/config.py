@@ -8,9 +8,9 @@ from typing import Any
 
 from tensorflow_serving.config import model_server_config_pb2, platform_config_pb2
 
-from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.errors import ServingError, invalid_argument
 from glyph_serving.flags import Flags
-from glyph_serving.text_proto import MESSAGES, read_message
+from glyph_serving.text_proto import MESSAGES, read_file, read_message
 from glyph_serving.tls import CANNOT_LISTEN, TlsConfig, read_tls
 
 _PLATFORM = "tensorflow"
@@ -53,11 +53,11 @@ class VersionPolicy:
 
     Attributes:
         latest: The number of newest versions; 0: not by recency.
-        specific: Exactly these; empty, with ``latest`` 0: all.
+        specific: Exactly these, which may be none; None, with ``latest`` 0: all.
     """
 
     latest: int = 1
-    specific: tuple[int, ...] = ()
+    specific: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -166,10 +166,27 @@ def read_models(path: str, served: Container[str] = ()) -> dict[str, ModelConfig
     Raises:
         ServingError: The file is missing, empty or unreadable, or lists what cannot be served.
     """
-    message = read_message(path, model_server_config_pb2.ModelServerConfig())
+    return models_from_proto(_read_list(path), served)
+
+
+def _read_list(path: str) -> model_server_config_pb2.ModelServerConfig:
+    message: model_server_config_pb2.ModelServerConfig = read_message(path, model_server_config_pb2.ModelServerConfig())
     if message.WhichOneof("config") == "custom_model_config":
         raise invalid_argument(f"{path} has a custom_model_config, which no server reads: use a model_config_list")
-    return models_from_proto(message, served)
+    return message
+
+
+def _listed_models(flags: Flags) -> model_server_config_pb2.ModelServerConfig:
+    """The models that the flags name, one or a file of them."""
+    if flags.model_config_file:
+        return _read_list(flags.model_config_file)
+    if not flags.model_base_path:
+        raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
+    message = model_server_config_pb2.ModelServerConfig()
+    message.model_config_list.config.add(
+        name=flags.model_name, base_path=flags.model_base_path, model_platform=_PLATFORM
+    )
+    return message
 
 
 def models_from_proto(
@@ -203,7 +220,11 @@ def models_from_proto(
             raise invalid_argument(f"Model {entry.name} requests unsupported platform {platform}")
     return {
         entry.name: ModelConfig(
-            entry.name, base_paths[entry.name], _policy(entry), dict(entry.version_labels), _logging(entry)
+            entry.name,
+            base_paths[entry.name],
+            _policy(entry, entry.name in served),
+            dict(entry.version_labels),
+            _logging(entry),
         )
         for entry in entries
     }
@@ -232,14 +253,15 @@ def _platform(entry: model_server_config_pb2.ModelConfig) -> str:
     return platform or _PLATFORM
 
 
-def _policy(entry: model_server_config_pb2.ModelConfig) -> VersionPolicy:
+def _policy(entry: model_server_config_pb2.ModelConfig, is_served: bool) -> VersionPolicy:
+    """The versions that are asked for; none at all of a model that is served already unloads it."""
     policy = entry.model_version_policy
     choice = policy.WhichOneof("policy_choice")
     if choice == "all":
         return VersionPolicy(latest=0)
     if choice == "specific":
         versions = tuple(policy.specific.versions)
-        if not versions:
+        if not versions and not is_served:
             raise invalid_argument(f"Model {entry.name} has a specific version policy without versions")
         return VersionPolicy(latest=0, specific=versions)
     return VersionPolicy(latest=max(1, policy.latest.num_versions))
@@ -250,12 +272,9 @@ def _logging(entry: model_server_config_pb2.ModelConfig) -> LoggingConfig | None
         return None
     collector = entry.logging_config.log_collector_config
     rate = entry.logging_config.sampling_config.sampling_rate
-    if not collector.type:
-        return None
     if collector.type != "tfrecord":
-        raise ServingError(
-            Code.NOT_FOUND, f"Cannot find LogCollector::Factory for type: {collector.type} (there is one: tfrecord)"
-        )
+        detail = f"model {entry.name} has a logging_config of type {collector.type!r}; there is one type: tfrecord"
+        raise invalid_argument("No request-logger-creator provided.", detail)
     if not collector.filename_prefix.startswith("/") or not 0 <= rate <= 1:
         raise invalid_argument(
             f"the logging_config of model {entry.name} needs an absolute filename_prefix and a sampling_rate from 0 to "
@@ -264,60 +283,73 @@ def _logging(entry: model_server_config_pb2.ModelConfig) -> LoggingConfig | None
     return LoggingConfig(collector.filename_prefix, rate)
 
 
-def _check_platforms(path: str) -> None:
-    """Raises an error for what is no PlatformConfigMap; the adapters' own settings in it have no types here."""
+def _check_platforms(path: str, models: model_server_config_pb2.ModelServerConfig) -> None:
+    """Raises INVALID_ARGUMENT for what is no PlatformConfigMap, or none for TensorFlow.
+
+    The adapters' own settings in it have no types here.
+    """
     try:
-        read_message(path, platform_config_pb2.PlatformConfigMap())
+        message = read_message(path, platform_config_pb2.PlatformConfigMap())
     except ServingError as error:
-        if _UNKNOWN_ANY not in error.detail:
-            raise
+        if _UNKNOWN_ANY in error.detail:
+            return
+        raise
+    if _PLATFORM not in message.platform_configs:
+        for model in models.model_config_list.config[:1]:
+            raise invalid_argument(f"Model {model.name} requests unsupported platform {_PLATFORM}", f"by {path}")
+    elif not message.platform_configs[_PLATFORM].source_adapter_config.type_url:
+        raise invalid_argument("Supplied config's type_url could not be parsed: ", path)
+
+
+def _check_threads(flags: Flags) -> None:
+    """Raises INVALID_ARGUMENT for numbers of threads that do not go together, or cannot be."""
+    threads = {
+        f"tensorflow_{name}_parallelism": getattr(flags, f"tensorflow_{name}_parallelism")
+        for name in ("session", "intra_op", "inter_op")
+    }
+    if min(threads.values()) > 0:
+        raise invalid_argument(
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
+            "separately. You cannot configure all."
+        )
+    for name, number in threads.items():
+        if not 0 <= number < 2**31:
+            raise invalid_argument(f"--{name} must be 0 (chosen automatically) to 2147483647. Received: {number}")
 
 
 def load(flags: Flags) -> ServerConfig:
     """Checks the flags and reads every file that they name.
 
     Raises:
-        ServingError: What is wrong with them, in tensorflow_model_server's words.
+        ServingError: What is wrong with them, in tensorflow_model_server's words and order.
     """
     if flags.port == 0 and not flags.grpc_socket_path:
         raise invalid_argument(
             "At least one of server_options.grpc_port or server_options.grpc_socket_path must be set."
         )
+    if flags.use_alts_credentials and flags.ssl_config_file:
+        raise invalid_argument("Either use_alts_credentials must be false or ssl_config_file must be empty.")
     if flags.workers < 1:
         raise invalid_argument(f"--workers must be at least 1. Received: {flags.workers}")
     if flags.file_system_poll_wait_seconds < 0:
         seconds = flags.file_system_poll_wait_seconds
         raise invalid_argument(f"--file_system_poll_wait_seconds must be 0 (look once) or more. Received: {seconds}")
-    if (
-        min(
-            flags.tensorflow_session_parallelism,
-            flags.tensorflow_intra_op_parallelism,
-            flags.tensorflow_inter_op_parallelism,
-        )
-        > 0
-    ):
-        raise invalid_argument(
-            "Either configure server_options.tensorflow_session_parallelism or "
-            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
-            "separately. You cannot configure all."
-        )
-    if flags.model_config_file:
-        models = read_models(flags.model_config_file)
-    elif flags.model_base_path:
-        base_path = _base_path(flags.model_name, flags.model_base_path)
-        models = {flags.model_name: ModelConfig(flags.model_name, base_path, VersionPolicy(), {})}
-    else:
-        raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
+    listed = _listed_models(flags)
     if flags.platform_config_file:
-        _check_platforms(flags.platform_config_file)
-    batching = None
-    if flags.batching_parameters_file and not flags.enable_batching:
+        _check_platforms(flags.platform_config_file, listed)
+    elif flags.batching_parameters_file and not flags.enable_batching:
         raise invalid_argument(
             "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
         )
+    batching = None
     if flags.enable_batching:
         path = flags.batching_parameters_file
         batching = read_batching(path) if path else BatchingParameters()
+    _check_threads(flags)
+    models = models_from_proto(listed)
+    if flags.thread_pool_factory_config_file:
+        read_file(flags.thread_pool_factory_config_file)
     metrics_path = None
     if flags.monitoring_config_file and flags.rest_api_port:
         prometheus = read_message(flags.monitoring_config_file, MESSAGES["MonitoringConfig"]()).prometheus_config

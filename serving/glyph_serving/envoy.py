@@ -225,6 +225,8 @@ def _rest_options() -> dict[str, Any]:
             "accept_http_10": True,
             "default_host_for_http_10": "localhost",
             "allow_custom_methods": True,  # answered with 501 by the application
+            # A body in another protocol would never end. Asked to change to one, the server goes on as it is.
+            "ignore_http_11_upgrade": [{"safe_regex": {"regex": "(?s).*"}}],
         },
         "local_reply_config": {
             "mappers": [_refused_path(400)],

@@ -23,7 +23,13 @@ def _flag(default: bool | int | float | str, help_text: str, *, inapplicable: st
 
 _CPUS = os.cpu_count() or 1
 _INT_LIMITS = {"int32": 2**31, "int64": 2**63}
-_WIDE = ("load_retry_interval_micros", "request_log_file_bytes")  # int64; other whole numbers are int32
+_WIDE = (  # int64; other whole numbers are int32
+    "load_retry_interval_micros",
+    "request_log_file_bytes",
+    "tensorflow_session_parallelism",
+    "tensorflow_intra_op_parallelism",
+    "tensorflow_inter_op_parallelism",
+)
 _NO_POOL = "requests are answered on event loops, so there is no pool of request threads to size"
 _NO_TFLITE = "only TensorFlow SavedModels are served"
 _NO_PROFILER = "the profiler service is not part of this server"
@@ -166,7 +172,7 @@ def _convert(flag: Field[Any], value: str) -> object:
         return value
     try:
         if kind == "bool":
-            return {"true": True, "false": False}[value]
+            return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
         if not value.isascii() or "_" in value or value != value.rstrip():
             raise ValueError
         if kind == "float":

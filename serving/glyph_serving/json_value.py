@@ -6,6 +6,7 @@ say what is wrong with them.
 
 import math
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -16,7 +17,11 @@ from glyph_serving.errors import ServingError, invalid_argument
 MAX_DEPTH = 10_000  # arrays and objects within one another; tensors have at most 254 dimensions
 _BOM = b"\xef\xbb\xbf"
 _WHITESPACE = re.compile(rb"[ \n\r\t]*")
-_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)")
+_NUMBER = re.compile(rb"(-?)(0|[1-9][0-9]*)")
+_LONGEST_INTEGER = 20  # digits of one of 64 bits
+_SIGNIFICANT_DIGITS = 17
+_LARGEST_DOUBLE = sys.float_info.max
+_LARGEST_POWER = 308  # of ten, as a double
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]+')
 _HEX = re.compile(rb"[0-9a-fA-F]{4}")
 _SIMPLE_ESCAPES = {
@@ -219,42 +224,90 @@ class _Reader:
         if match is None:
             return self._nan_or_infinity()
         self.at = match.end()
-        is_float = False
+        sign, whole = match.groups()
+        fraction = exponent = None
         if self.take(b"."):
-            is_float = True
-            self._digits("Miss fraction part in number.")
+            fraction = self._digits("Miss fraction part in number.")
         if self.take(b"e") or self.take(b"E"):
-            is_float = True
-            if not self.take(b"+"):
-                self.take(b"-")
-            self._digits("Miss exponent in number.")
-        written = self._text[start : self.at]
-        if not is_float:
-            whole = int(written)
-            if -(2**63) <= whole < 2**64:
-                return whole
-        number = float(written)
-        if math.isinf(number):
-            raise self.error("Number too big to be stored in double.", start)
-        return number
+            minus = not self.take(b"+") and self.take(b"-")
+            exponent = (b"-" if minus else b"") + self._digits("Miss exponent in number.")
+        largest = 2**63 if sign else 2**64 - 1
+        if fraction is None and exponent is None and len(whole) <= _LONGEST_INTEGER and int(whole) <= largest:
+            return int(sign + whole)
+        try:
+            number = _double(whole, fraction or b"", exponent or b"0", largest)
+        except OverflowError:
+            raise self.error("Number too big to be stored in double.", start) from None
+        return -number if sign else number
 
-    def _digits(self, missing: str) -> None:
+    def _digits(self, missing: str) -> bytes:
         first = self.at
         while 0x30 <= self.peek() <= 0x39:
             self.at += 1
         if self.at == first:
             raise self.error(missing, self.at)
+        return self._text[first : self.at]
 
     def _nan_or_infinity(self) -> float:
         minus = self.take(b"-")
-        if self.take(b"N"):
-            if self.take(b"a") and self.take(b"N"):
-                return math.nan
-        elif self.take(b"I") and self.take(b"n") and self.take(b"f"):
+        if self.take(b"N") and self.take(b"a") and self.take(b"N"):
+            return math.nan
+        if self.take(b"I") and self.take(b"n") and self.take(b"f"):  # after N or Na, too
             if self.peek() == ord("i"):
                 self._word(b"inity")
             return -math.inf if minus else math.inf
         raise self.error("Invalid value.", self.at)
+
+
+def _double(whole: bytes, fraction: bytes, exponent: bytes, largest: int) -> float:
+    """A number as RapidJSON rounds it: some 17 of its digits, scaled by a power of ten.
+
+    Args:
+        whole: The digits before the point.
+        fraction: Those behind it.
+        exponent: The exponent's, with its minus.
+        largest: The largest integer that is kept as such.
+
+    Raises:
+        OverflowError: It has too many digits or too large an exponent. Is only their product too large, it is infinite.
+    """
+    integer = places = taken = 0
+    while taken < len(whole) and (longer := 10 * integer + int(whole[taken : taken + 1])) <= largest:
+        integer, taken = longer, taken + 1
+    significant = taken - 1
+    number = float(integer)
+    for digit in whole[taken:]:
+        if number >= _LARGEST_DOUBLE / 10:
+            raise OverflowError
+        number = 10 * number + (digit - ord("0"))
+    if taken == len(whole):
+        while places < len(fraction) and integer < 2**53:
+            integer = 10 * integer + int(fraction[places : places + 1])
+            places += 1
+            significant += integer > 0
+        number = float(integer)
+    for digit in fraction[places:]:
+        if significant >= _SIGNIFICANT_DIGITS:
+            break
+        number = 10 * number + (digit - ord("0"))
+        places += 1
+        significant += number > 0
+    if exponent.startswith(b"-"):
+        power = -int(exponent[1:].lstrip(b"0")[:_LONGEST_INTEGER] or b"0")
+    else:
+        power = int(exponent.lstrip(b"0")[:_LONGEST_INTEGER] or b"0")
+        if power > _LARGEST_POWER + places and len(exponent) > 1:
+            raise OverflowError
+    power -= places
+    if power < -_LARGEST_POWER:
+        number, power = number / _power_of_ten(_LARGEST_POWER), power + _LARGEST_POWER
+    if power < -_LARGEST_POWER:
+        return 0.0
+    return number * _power_of_ten(power) if power >= 0 else number / _power_of_ten(-power)
+
+
+def _power_of_ten(power: int) -> float:
+    return float(f"1e{power}")
 
 
 def to_text(value: Any, limit: int) -> str:
@@ -296,7 +349,7 @@ def _pieces(value: Any, indent: str) -> Iterator[str]:
     elif isinstance(value, bytes):
         yield quote(value)
     elif isinstance(value, float):
-        yield _double(value)
+        yield _double_text(value)
     elif value is None or isinstance(value, bool):
         yield {None: "null", True: "true", False: "false"}[value]
     else:
@@ -327,7 +380,7 @@ def quote(value: bytes) -> str:
     return '"' + value.decode("utf-8", "surrogateescape").translate(_ESCAPES) + '"'
 
 
-def _double(value: float) -> str:
+def _double_text(value: float) -> str:
     """A number in RapidJSON's notation: the shortest digits, an exponent only from 1e21 and below 1e-6."""
     if not math.isfinite(value):
         return ""

@@ -99,7 +99,7 @@ class Loader:
             name,
             version,
             path,
-            flags.saved_model_tags.split(","),
+            flags.saved_model_tags.split(",") if flags.saved_model_tags else ["serve"],
             session_config,
             flags.enable_signature_method_name_check,
         )

@@ -162,17 +162,16 @@ class Manager:
         """Replaces the list of models and waits until what is new is available and what is gone is unloaded.
 
         Raises:
-            ServingError: NOT_FOUND for a new model without versions on disk, FAILED_PRECONDITION for a label of a
-                version that is not available (nothing changes in either case); UNKNOWN for a new model that cannot be
-                loaded.
+            ServingError: INVALID_ARGUMENT for a new model without versions on disk, FAILED_PRECONDITION for a label of
+                a version that is not available (nothing changes in either case); UNKNOWN for a new model that cannot
+                be loaded.
         """
         new = [model for name, model in models.items() if name not in self._models]
         for model in new:
             if not _has_versions(model):
-                raise ServingError(
-                    Code.NOT_FOUND,
+                raise invalid_argument(
                     f"Could not find versions of model {model.name} under base path {model.base_path}. Publish one "
-                    "there, or correct the path",
+                    "there, or correct the path"
                 )
         self.set_models(models)
         if failures := self.wait_until_settled([model.name for model in new]):

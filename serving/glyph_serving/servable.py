@@ -33,6 +33,7 @@ PREDICT_METHOD = "tensorflow/serving/predict"
 REGRESS_METHOD = "tensorflow/serving/regress"
 _INIT_OP = "__saved_model_init_op"
 
+_MAX_STRING_RANK = 32  # a session's copy of a NumPy array that has more dimensions ends the process
 # Kernels that index the dimensions of their input without looking at its rank: a tensor of another rank ends the
 # process (tensor_format.h, "Check failed"), so graphs with one of these get the signature's rank and no other.
 _UNCHECKED_RANK = ("Conv", "DepthwiseConv", "FusedConv", "MaxPool", "AvgPool", "FusedBatchNorm", "LRN", "QuantizedConv")
@@ -232,7 +233,16 @@ def _run(
             raise from_tensorflow(error) from error
         return [_scalar_string(output) if isinstance(output, bytes) else output for output in outputs]
 
-    return run
+    def run_on_strings(arrays: Sequence[Array]) -> Arrays:
+        for alias, array in zip(inputs, arrays, strict=True):
+            if array.dtype.hasobject and array.ndim > _MAX_STRING_RANK:
+                raise invalid_argument(
+                    f"input {alias} holds strings, which can have at most {_MAX_STRING_RANK} dimensions. "
+                    f"Received: {array.ndim}"
+                )
+        return run(arrays)
+
+    return run_on_strings if any(spec.dtype == dtypes.string for spec in inputs.values()) else run
 
 
 def _no_output(operation: str) -> Callable[[Sequence[Array]], Arrays]:

@@ -6,14 +6,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from glyph_serving import config as configuration
 from glyph_serving import denormals, flags, log, workers
 from glyph_serving.cli import EXIT_FAILURE
-from glyph_serving.config import ModelConfig, ServerConfig
+from glyph_serving.config import ServerConfig
 from glyph_serving.engine import Engine
 from glyph_serving.envoy import ARGUMENTS_VARIABLE
 from glyph_serving.errors import ServingError
@@ -114,17 +114,16 @@ class Server:
         if not path:
             LOGGER.warning("SIGHUP: nothing to read again without --model_config_file")
             return
-        self._apply(path)
+        if problem := self._apply(path):
+            LOGGER.warning(problem)
 
-    def _apply(self, path: str) -> Mapping[str, ModelConfig] | None:
-        """Serves what a model config file says; None, with a warning, if that cannot be."""
+    def _apply(self, path: str) -> str:
+        """Serves what a model config file says; why not, if that cannot be."""
         try:
-            models = configuration.read_models(path, self._manager.model_names)
-            self._manager.reload(models)
+            self._manager.reload(configuration.read_models(path, self._manager.model_names))
         except ServingError as error:
-            LOGGER.warning("%s is not in effect: %s", path, error.in_full)
-            return None
-        return models
+            return f"{path} is not in effect: {error.in_full}"
+        return ""
 
     def _start(self) -> None:
         """Opens the ports once the models are available, and says so; ends the process if they cannot be."""
@@ -152,13 +151,14 @@ class Server:
         print(f"glyph-serve: ready: {', '.join(served)}", flush=True)
 
     def _poll_config(self, path: str, seconds: int) -> NoReturn:
-        """Applies the model config file whenever its text has changed."""
-        applied = _content(path)
+        """Applies the model config file again and again: what could not be may have become possible."""
+        said = ""
         while True:
             time.sleep(seconds)
-            if (found := _content(path)) != applied:
-                applied = found
-                self._apply(path)
+            problem = self._apply(path)
+            if problem and problem != said:
+                LOGGER.warning(problem)
+            said = problem
 
     def _grpc_app(self, fleet: Fleet, gate: Gate) -> GrpcApp:
         options = self._config.flags
@@ -203,14 +203,6 @@ class Server:
             servable = loaded.servable
             if (servable.path / _ML_METADATA_KEY).is_file():
                 yield (servable.name, str(servable.version)), 0
-
-
-def _content(path: str) -> bytes | None:
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 (a path on its own is all there is)
-            return file.read()
-    except OSError:
-        return None
 
 
 def _wait_for(family: socket.AddressFamily, address: Any) -> None:

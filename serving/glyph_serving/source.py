@@ -10,7 +10,9 @@ _VERSION = re.compile(r"-?[0-9]+")
 
 
 def versions_on_disk(base_path: Path) -> dict[int, Path]:
-    """The versions under a base path: children whose names are 64-bit integers (``7`` and ``007`` are both 7).
+    """The versions under a base path: children whose names are 64-bit integers.
+
+    ``7`` and ``007`` are both 7; of two such, the last one by name counts.
 
     Args:
         base_path: The folder of one model.
@@ -24,7 +26,7 @@ def versions_on_disk(base_path: Path) -> dict[int, Path]:
     versions: dict[int, Path] = {}
     for child in sorted(base_path.iterdir(), key=lambda path: path.name):
         if _VERSION.fullmatch(child.name) and -(2**63) <= (number := int(child.name)) < 2**63:
-            versions.setdefault(number, child)
+            versions[number] = child
     return versions
 
 
@@ -39,7 +41,7 @@ def aspired_versions(on_disk: Mapping[int, Path], policy: VersionPolicy) -> dict
         The folders of the wanted versions, newest first.
     """
     newest_first = sorted(on_disk, reverse=True)
-    if policy.specific:
+    if policy.specific is not None:
         wanted = [version for version in newest_first if version in policy.specific]
     elif policy.latest:
         wanted = newest_first[: policy.latest]

@@ -57,8 +57,13 @@ _STAND_INS = {
         types_pb2.DT_VARIANT,
         types_pb2.DT_FLOAT8_E5M2,
         types_pb2.DT_FLOAT8_E4M3FN,
+        types_pb2.DT_FLOAT8_E4M3FNUZ,
+        types_pb2.DT_FLOAT8_E4M3B11FNUZ,
+        types_pb2.DT_FLOAT8_E5M2FNUZ,
         types_pb2.DT_INT4,
         types_pb2.DT_UINT4,
+        types_pb2.DT_INT2,
+        types_pb2.DT_UINT2,
     )
 }
 _PACKED_FLOATS = {types_pb2.DT_FLOAT: 5, types_pb2.DT_DOUBLE: 6}  # field numbers whose payload is the array's memory

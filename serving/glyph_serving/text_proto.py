@@ -10,6 +10,12 @@ from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.schema import message_classes
 
 _INT64 = "google.protobuf.Int64Value"
+_CODES = (
+    (FileNotFoundError, Code.NOT_FOUND),
+    (IsADirectoryError, Code.NOT_FOUND),
+    (NotADirectoryError, Code.FAILED_PRECONDITION),
+    (PermissionError, Code.PERMISSION_DENIED),
+)
 
 # Messages of tensorflow/serving's sources that the package tensorflow-serving-api leaves out.
 MESSAGES = message_classes(
@@ -42,17 +48,26 @@ def read_message(path: str, message: Message) -> Any:
     """Fills a message from a text protobuf file.
 
     Raises:
-        ServingError: NOT_FOUND if there is no such file, INVALID_ARGUMENT if it is empty or cannot be parsed.
+        ServingError: As ``read_file``; INVALID_ARGUMENT, too, if it cannot be parsed.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ServingError(Code.NOT_FOUND, f"{path}; No such file or directory") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise invalid_argument(f"{path}; {error}") from None
-    if not text:
-        raise invalid_argument(f"{path}; Invalid argument", "the file is empty")
-    try:
-        return text_format.Parse(text, message)
-    except text_format.ParseError as error:
+        return text_format.Parse(read_file(path).decode(), message)
+    except (UnicodeDecodeError, text_format.ParseError) as error:
         raise invalid_argument(f"Invalid protobuf file: '{path}'", str(error)) from None
+
+
+def read_file(path: str) -> bytes:
+    """What is in a file that a flag names.
+
+    Raises:
+        ServingError: It cannot be read, or is empty; with the code and in the words that the genuine server has for it.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        code = next((code for kind, code in _CODES if isinstance(error, kind)), Code.INVALID_ARGUMENT)
+        reason = "No such device" if isinstance(error, IsADirectoryError) else error.strerror
+        raise ServingError(code, f"{path}; {reason}", error.strerror or "") from None
+    if not content:
+        raise invalid_argument(f"{path}; Invalid argument", "the file is empty")
+    return content

@@ -142,6 +142,7 @@ def strings(*instances: str) -> bytes:
 NO_INPUTS = "Failed to get input map for signature: __saved_model_init_op"
 B64 = '{"b64": "aGVsbG8=", "x": 1}'
 NO_B64 = 'JSON Value: {\n    "b64": "aGVsbG8=",\n    "x": 1\n} not formatted correctly for base64 data'
+TOO_BIG = "JSON Parse error: Number too big to be stored in double."
 ELEMENT = "Failed to process element: 0 key: %s of 'instances' list. Error: INVALID_ARGUMENT: %s"
 
 
@@ -160,6 +161,12 @@ ELEMENT = "Failed to process element: 0 key: %s of 'instances' list. Error: INVA
         (b'{"instances": ' + b"[" * 1000 + b"1.0" + b"]" * 1000 + b"}", "tensor parsing error: x"),
         (b'{"instances": [[%s], [%s]]}' % ((b"[" * 400 + b"1.0" + b"]" * 400,) * 2), "tensor parsing error: x"),
         (b"[" * 100_000, "JSON Parse error: Nested deeper than 10000 levels. at offset: 10001"),
+        (b'{"instances": [[%s]]}' % (b"1" * 5000), f"{TOO_BIG} at offset: 16"),
+        (b'{"instances": [[1e309]]}', f"{TOO_BIG} at offset: 16"),
+        (
+            b'{"signature_name": "strs", "inputs": ' + b"[" * 33 + b'"x"' + b"]" * 33 + b"}",
+            "input s holds strings, which can have at most 32 dimensions. Received: 33",
+        ),
         (b"\xef\xbb\xbf", "JSON Parse error: The document is empty. at offset: 3"),
         (b"\0{}", "JSON Parse error: The document is empty. at offset: 0"),
         (b'{"instances": ["a\x01"]}', "JSON Parse error: Invalid escape character in string. at offset: 17"),
@@ -167,6 +174,23 @@ ELEMENT = "Failed to process element: 0 key: %s of 'instances' list. Error: INVA
 )
 def test_what_is_wrong_with_a_body_is_said(server: Server, body: bytes, message: str) -> None:
     assert predict(server, body) == (400, message)
+
+
+@pytest.mark.parametrize("number", [b"2e308", b"1.8e308", b"1.0e309", b"Infinity", b"NInf"])
+def test_what_only_its_last_step_makes_too_large_is_infinite(server: Server, number: bytes) -> None:
+    assert predict(server, b'{"instances": [[%s], [-1e5]]}' % number) == (200, [[float("inf")], [-49998.0]])
+
+
+@pytest.mark.parametrize("protocol", ["websocket", "h2c", "foo", ""])
+@pytest.mark.parametrize("body", [b"", b'{"instances": [[1.0]]}'])
+def test_another_protocol_is_not_changed_to(server: Server, protocol: str, body: bytes) -> None:
+    connection = http.client.HTTPConnection(server.rest.removeprefix("http://"), timeout=30)
+    try:
+        path = f"{HALF_PLUS_TWO}:predict" if body else HALF_PLUS_TWO
+        connection.request("POST" if body else "GET", path, body, {"Connection": "Upgrade", "Upgrade": protocol})
+        assert connection.getresponse().status == 200
+    finally:
+        connection.close()
 
 
 def test_a_byte_order_mark_is_skipped(server: Server) -> None:

@@ -52,7 +52,10 @@ def predict(stub: Any, signature: str = "", **inputs: tensor_pb2.TensorProto) ->
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("RESOURCE", "resource"), ("VARIANT", "variant"), ("FLOAT8_E5M2", "float8_e5m2"), ("INT4", "int4")],
+    [
+        (kind, kind.lower())
+        for kind in ("RESOURCE", "VARIANT", "FLOAT8_E5M2", "FLOAT8_E4M3FNUZ", "FLOAT8_E4M3B11FNUZ", "INT4", "UINT2")
+    ],
 )
 def test_types_that_no_signature_takes_are_named(stub: Any, kind: str, name: str) -> None:
     answer = predict(stub, x=tensor(types_pb2.DataType.Value(f"DT_{kind}"), 1, 1))
@@ -67,6 +70,14 @@ def test_a_tensor_without_elements_is_not_looked_into(stub: Any) -> None:
 def strings(stub: Any, content: bytes) -> Any:
     answer = predict(stub, "strs", s=tensor(types_pb2.DT_STRING, 3, tensor_content=content))
     return answer if isinstance(answer, str) else list(answer.outputs["image_bytes"].string_val)
+
+
+def test_strings_of_more_dimensions_than_can_be_copied_are_refused(stub: Any) -> None:
+    answer = predict(stub, "strs", s=tensor(types_pb2.DT_STRING, *[1] * 32, string_val=[b"x"]))
+    assert answer.outputs["image_bytes"].string_val == [b"x"]
+    assert predict(stub, "strs", s=tensor(types_pb2.DT_STRING, *[1] * 33, string_val=[b"x"])) == (
+        "INVALID_ARGUMENT: input s holds strings, which can have at most 32 dimensions. Received: 33"
+    )
 
 
 def test_strings_may_come_as_content(stub: Any) -> None:

@@ -6,6 +6,7 @@ import pytest
 from glyph_serving import config, flags
 from glyph_serving.config import ServerConfig
 from glyph_serving.errors import Code, ServingError
+from glyph_serving.source import aspired_versions, versions_on_disk
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
@@ -94,6 +95,20 @@ def test_files_that_cannot_be_read_are_refused(
     assert (refused.value.code, refused.value.message) == (code, said.replace("$FILE", str(file)))
 
 
+@pytest.mark.parametrize("flag", [*FILES, "platform_config_file", "thread_pool_factory_config_file"])
+def test_a_folder_is_no_file(tmp_path: Path, flag: str) -> None:
+    with pytest.raises(ServingError) as refused:
+        loaded(f"--{flag}={tmp_path}", *(["--enable_batching"] if flag.startswith("batching") else []))
+    assert str(refused.value) == f"NOT_FOUND: {tmp_path}; No such device"
+    assert refused.value.in_full.endswith("(Is a directory)")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "models.config").write_bytes(b"\xff\xfe")
+    with pytest.raises(ServingError, match="INVALID_ARGUMENT: Invalid protobuf file"):
+        loaded(f"--model_config_file={tmp_path / 'models.config'}")
+
+
 def test_a_model_config_of_comments_only_serves_nothing(tmp_path: Path) -> None:
     (tmp_path / "models.config").write_text("# to come\n")
     assert loaded(f"--model_config_file={tmp_path / 'models.config'}").models == {}
@@ -105,6 +120,63 @@ def test_the_platform_config_of_the_genuine_server_is_read(tmp_path: Path) -> No
         "[type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] { legacy_config { } } } } }"
     )
     assert loaded(f"--platform_config_file={tmp_path / 'platform.config'}").models
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# nothing", "Model default requests unsupported platform tensorflow"),
+        ('platform_configs { key: "foo" value { } }', "Model default requests unsupported platform tensorflow"),
+        ('platform_configs { key: "tensorflow" value { } }', "Supplied config's type_url could not be parsed: "),
+    ],
+)
+def test_a_platform_config_without_tensorflow_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "platform.config").write_text(text)
+    with pytest.raises(ServingError) as refused:
+        loaded(f"--platform_config_file={tmp_path / 'platform.config'}")
+    assert str(refused.value) == f"INVALID_ARGUMENT: {message}"
+
+
+ALL_THREE = [f"--tensorflow_{name}_parallelism=1" for name in ("session", "intra_op", "inter_op")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model_config_file=/nonexistent", *ALL_THREE], "/nonexistent; No such file or directory"),
+        (["--batching_parameters_file=/x", *ALL_THREE], "server_options.batching_parameters_file is set without"),
+        (["--model_base_path=x", *ALL_THREE], "Either configure server_options.tensorflow_session_parallelism"),
+        (["--use_alts_credentials", "--ssl_config_file=/x", "--model_base_path="], "Either use_alts_credentials must"),
+        (["--tensorflow_session_parallelism=-1"], "--tensorflow_session_parallelism must be 0"),
+        (["--tensorflow_intra_op_parallelism=4294967296"], "--tensorflow_intra_op_parallelism must be 0"),
+        (["--thread_pool_factory_config_file=/nonexistent"], "/nonexistent; No such file or directory"),
+    ],
+)
+def test_of_several_mistakes_the_genuine_servers_first_is_told(arguments: list[str], message: str) -> None:
+    with pytest.raises(ServingError) as refused:
+        loaded(*arguments)
+    assert refused.value.message.startswith(message)
+
+
+def test_no_version_may_be_asked_for_of_a_model_that_is_served() -> None:
+    none = entry(rest='model_platform: "tensorflow" model_version_policy { specific { } }')
+    assert aspired_versions({1: Path("1")}, models(none, served=("a",))["a"].policy) == {}
+    with pytest.raises(ServingError, match="Model a has a specific version policy without versions"):
+        models(none)
+
+
+@pytest.mark.parametrize("kind", ['type: "foo"', ""])
+def test_there_is_one_kind_of_request_log(kind: str) -> None:
+    with pytest.raises(ServingError) as refused:
+        models(entry(rest=f'model_platform: "tensorflow" logging_config {{ log_collector_config {{ {kind} }} }}'))
+    assert str(refused.value) == "INVALID_ARGUMENT: No request-logger-creator provided."
+    assert "there is one type: tfrecord" in refused.value.in_full
+
+
+def test_of_two_folders_of_one_version_the_last_counts(tmp_path: Path) -> None:
+    for name in ("007", "7", "07"):
+        (tmp_path / name).mkdir()
+    assert versions_on_disk(tmp_path) == {7: tmp_path / "7"}
 
 
 def test_only_of_the_platforms_are_unknown_types_let_pass(tmp_path: Path) -> None:

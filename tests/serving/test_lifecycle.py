@@ -171,6 +171,19 @@ def test_labels_are_given_to_available_versions_only(home: Home) -> None:
     wait_until(lambda: home.answering("/v1/models/half_plus_two/labels/stable")[0] == 200)
 
 
+def test_a_config_file_that_was_refused_is_in_effect_as_soon_as_it_can_be(home: Home) -> None:
+    several = "model_version_policy { specific { versions: 3 versions: 6 versions: 61 } }"
+    home.configure(home.entry(several))
+    wait_until(lambda: home.answering("/v1/models/half_plus_two/labels/stable")[0] == 400)
+    home.configure(home.entry(f'{several} version_labels {{ key: "next" value: 61 }}'))
+    home.server.running.wait_for("assign label to version 61")
+    publish(home.model, 61)
+    wait_until(lambda: home.answering("/v1/models/half_plus_two/labels/next")[0] == 200)
+    home.configure(home.entry())
+    shutil.rmtree(home.model / "61")
+    home.wait_for(6)
+
+
 def test_sighup_reads_the_config_file_at_once_and_a_removed_model_is_gone(home: Home) -> None:
     home.configure(
         home.entry(), f'name: "digits" base_path: "{RECORDED_MODELS / "digits"}" model_platform: "tensorflow"'

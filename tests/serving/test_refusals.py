@@ -99,6 +99,17 @@ def test_a_port_for_grpc_that_cannot_be_had_is_told_as_the_genuine_server_does(
     assert "--port must lie between 0 and 65535. Received: -1" in done.stderr
 
 
+def test_a_socket_that_cannot_be_had_is_told_and_a_file_in_its_place_is_kept(
+    ending: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path, problem in ((tmp_path / "none" / "x", "No such file"), (tmp_path / "file", "Address already in use")):
+        done = ending(f"--model_base_path={DIGITS}", f"--grpc_socket_path={path}")
+        assert done.stdout == CANNOT_LISTEN
+        assert f"cannot listen on {path} (--grpc_socket_path): {problem}" in done.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_certificates_that_cannot_be_used_are_told_as_the_genuine_server_does(
     ending: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

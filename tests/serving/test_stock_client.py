@@ -173,7 +173,7 @@ def test_a_reload_that_names_a_missing_folder_is_refused_at_once_and_changes_not
     request.config.model_config_list.config.add(name="gone", base_path="/nonexistent", model_platform="tensorflow")
     with pytest.raises(grpc.RpcError) as error:
         models.HandleReloadConfigRequest(request, timeout=TIMEOUT)
-    assert error.value.code() is grpc.StatusCode.NOT_FOUND
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "/nonexistent" in (error.value.details() or "")
     test_model_status(models)
 

@@ -87,7 +87,7 @@ def test_a_reload_that_is_refused_changes_none(server: Server) -> None:
     request.config.model_config_list.config.add(name="gone", base_path="/nonexistent", model_platform="tensorflow")
     with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as error:
         model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(request, timeout=WITHIN)
-    assert error.value.code() is grpc.StatusCode.NOT_FOUND
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert all(ask(server, f"{MODEL}:predict", {"instances": [[1.0]]})[0] == 200 for _ in range(8))
 
 
