@@ -71,7 +71,7 @@ def parse(text: bytes) -> Any:
     reader = _Reader(text)
     reader.take(_BOM)
     reader.skip()
-    if reader.peek() == 0:
+    if reader.peek() in b"\0]},:":
         raise reader.error("The document is empty.", reader.at)
     return reader.value()
 

@@ -169,6 +169,8 @@ ELEMENT = "Failed to process element: 0 key: %s of 'instances' list. Error: INVA
         ),
         (b"\xef\xbb\xbf", "JSON Parse error: The document is empty. at offset: 3"),
         (b"\0{}", "JSON Parse error: The document is empty. at offset: 0"),
+        (b" ]", "JSON Parse error: The document is empty. at offset: 1"),
+        (b"?]", "JSON Parse error: Invalid value. at offset: 0"),
         (b'{"instances": ["a\x01"]}', "JSON Parse error: Invalid escape character in string. at offset: 17"),
     ],
 )
