@@ -36,7 +36,8 @@ _STATUS = re.compile(
     r"/v1/models(?:/([^/:]+))?(?:(?:/versions/([0-9]+))|(?:/labels/([^/:]+)))?(?:/(metadata))?", re.IGNORECASE
 )
 _API = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
-_URI = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/%?#]*")
+_URI = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?#]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=:@/?#]*)*")
+_LONGEST_INT64 = 19  # digits
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 _JSON: Headers = [(b"content-type", b"application/json")]
 _HTML: Headers = [(b"content-type", b"text/html"), (b"connection", b"close")]
@@ -257,9 +258,10 @@ def _path(scope: Mapping[str, Any]) -> str:
 def _model_spec(name: str, version: str | None, label: str | None) -> model_pb2.ModelSpec:
     spec = model_pb2.ModelSpec(name=_unquote(name))
     if version is not None:
-        if int(version) >= 2**63:
+        digits = version.lstrip("0") or "0"
+        if len(digits) > _LONGEST_INT64 or int(digits) >= 2**63:
             raise invalid_argument("")  # the genuine server's answer has no body
-        spec.version.value = int(version)
+        spec.version.value = int(digits)
     elif label is not None:
         spec.version_label = _unquote(label)
     return spec

@@ -99,7 +99,9 @@ def test_the_pattern_of_readable_paths_knows_utf_8() -> None:
                 assert bool(re.fullmatch(UTF_8_PATH, path)) == (data.decode("utf-8", "ignore").encode() == data), path
 
 
-@pytest.mark.parametrize("path", ["/v1/models/a|b", "/v1/models/{name}", '/v1/models/%22"', "/v1/models/a\\b", "/a^b"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models/a|b", "/v1/models/{name}", '/v1/models/%22"', "/v1/models/a\\b", "/a^b", "/a?%zz"]
+)
 def test_characters_that_no_uri_may_have_are_refused(server: Server, path: str) -> None:
     status, answer = ask(server, "GET", path)
     assert (status, answer[: len(BAD_REQUEST)]) == (400, BAD_REQUEST)
@@ -115,7 +117,11 @@ def test_metrics_have_no_query(server: Server) -> None:
 
 
 def test_a_version_that_is_too_large_comes_before_a_missing_name(server: Server) -> None:
-    assert ask(server, "GET", "/v1/models/versions/99999999999999999999") == (400, b"")
+    for version in ("99999999999999999999", "9" * 5000):
+        assert ask(server, "GET", f"/v1/models/versions/{version}") == (400, b"")
+    assert ask(server, "GET", f"{HALF_PLUS_TWO}/versions/{'0' * 5000}1") == ask(
+        server, "GET", f"{HALF_PLUS_TWO}/versions/1"
+    )
     assert b"Missing model name" in ask(server, "GET", "/v1/models/versions/1")[1]
 
 
