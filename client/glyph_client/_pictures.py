@@ -20,6 +20,7 @@ Group = Sequence[Picture] | NDArray[Any]
 MAX_PIXELS = 89_478_485
 """Pictures with more pixels are refused before they are decoded: Pillow's own limit against decompression bombs."""
 
+_EXIF_ORIENTATION = 0x0112
 _DARK = 24.0  # A picture whose brightest value is below this, of 255, cannot hold ink.
 
 
@@ -67,8 +68,12 @@ def open_picture(picture: Picture) -> Image.Image:
             f"{name_of(picture)}: no image that can be read. Received: {len(data):,} bytes that begin with "
             f"{bytes(data[:8])!r}. Give a PNG, JPEG or another format that Pillow reads."
         ) from error
-    except OSError as error:
-        raise PictureError(f"{name_of(picture)}: the image is damaged and cannot be decoded ({error}).") from error
+    except PictureError:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a broken file drives them to.
+        raise _damaged(name_of(picture), error) from error
+    if image.format == "EPS":
+        raise PictureError(f"{name_of(picture)}: PostScript is a program, and not run. Give a PNG or a JPEG.")
     return _decoded(image, name_of(picture))
 
 
@@ -83,12 +88,16 @@ def read_bytes(picture: Picture) -> bytes:
     if isinstance(picture, str | os.PathLike):
         try:
             return Path(picture).read_bytes()
-        except OSError as error:
-            raise PictureError(f"{picture}: {error.strerror or error}. Give the path of an image file.") from error
+        except (OSError, ValueError) as error:  # ValueError: no path can be like that
+            reason = getattr(error, "strerror", None) or error
+            raise PictureError(f"{picture}: {reason}. Give the path of an image file.") from error
     if hasattr(picture, "read"):
-        data = picture.read()
-        if isinstance(data, bytes):
-            return data
+        try:
+            data = picture.read()
+        except (OSError, ValueError) as error:
+            raise PictureError(f"{name_of(picture)}: the file cannot be read ({error}).") from error
+        if isinstance(data, bytes | bytearray | memoryview):
+            return bytes(data)
         raise PictureError("a picture's file must be open in binary mode. Received: text. Open it with mode 'rb'.")
     raise PictureError(
         f"no picture that can be read. Received: {type(picture).__name__}. "
@@ -105,13 +114,36 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
         raise PictureError(f"{name}: the picture is empty. Received: {image.width} x {image.height} pixels.")
     try:
         image.load()
-    except Exception as error:  # Pillow's decoders raise whatever a broken file drives them to.
-        raise PictureError(f"{name}: the image is damaged and cannot be decoded ({error}).") from error
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in {"I", "F"}:
-        return _from_array(np.asarray(image))
-    return image
+    except Exception as error:  # Pillow's decoders do, too.
+        raise _damaged(name, error) from error
+    return _with_8_bits(image) if image.mode.startswith(("I", "F")) else image
+
+
+def _damaged(name: str, error: Exception) -> PictureError:
+    return PictureError(f"{name}: the image is damaged and cannot be decoded ({error}).")
+
+
+def orientation_of(image: Image.Image) -> int:
+    """How a picture is to be turned, 1 to 8 as EXIF has it; 1 if that cannot be read."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 (what stands there may be anything)
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _with_8_bits(image: Image.Image) -> Image.Image:
+    """A grey picture of more bits with their upper 8, as transparent and as turned as it was."""
+    values = np.asarray(image)
+    # Pillow scales a PPM file of more than 8 bits to 16; of others only the values tell.
+    is_deep = image.mode.startswith("I;16") or image.format == "PPM" or (image.mode == "I" and values.max() > 255)
+    is_deep = is_deep and values.min() >= 0 and values.max() < 65536
+    narrow = Image.fromarray((values >> 8).astype(np.uint8) if is_deep else _as_uint8(values))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        narrow.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    narrow.getexif()[_EXIF_ORIENTATION] = orientation_of(image)
+    return narrow
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:

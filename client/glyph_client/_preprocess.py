@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from glyph_client._errors import NoInk, PictureError
-from glyph_client._pictures import Group, Picture, open_picture
+from glyph_client._pictures import Group, Picture, open_picture, orientation_of
 
 SIZE = 28
 BOX = 20
@@ -21,7 +21,6 @@ MIN_NOISE = 8
 MIN_CONTRAST = 24
 SPECK_SHARE = 24
 MAX_TWIST = 64
-EXIF_ORIENTATION = 0x0112
 
 _Grey = NDArray[np.uint8]
 _Ints = NDArray[np.int32]
@@ -120,14 +119,17 @@ def _is_ready(grey: _Grey) -> bool:
 
 def _grey(image: Image.Image) -> _Grey:
     """Alpha over white, ITU-R 601 grey, shrunk by whole numbers, upright: uint8 [height, width]."""
-    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image.getchannel("A"))
-        image = white
-    if image.mode != "L":
-        image = image.convert("RGB").convert("L")
+    orientation = orientation_of(image)
+    try:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGB", image.size, "white")
+            white.paste(image, mask=image.getchannel("A"))
+            image = white
+        if image.mode != "L":
+            image = image.convert("RGB").convert("L")
+    except Exception as error:  # Pillow converts some modes not at all, and trips over broken transparency.
+        raise PictureError(f"a picture of mode {image.mode} that cannot be made grey ({error}).") from error
     factor = max(image.size) // LONGEST_SIDE
     if factor > 1:
         # A picture thinner than the factor keeps its one row or column.
@@ -185,7 +187,8 @@ def _crop(ink: _Ints) -> _Ints:
         raise NoInk(
             "no ink in the picture: nothing stands out from its background. "
             f"Received: {ink.shape[1]} x {ink.shape[0]} pixels with a contrast of {peak} of 255 beyond the noise "
-            f"(at least {MIN_CONTRAST} is needed). Give a picture of one digit, darker or lighter than its background."
+            f"(at least {MIN_CONTRAST} is needed). Give a picture of one digit, darker or lighter than its background, "
+            "with some background on all sides."
         )
     inked = ink * 6 >= peak
     enough = max(1, max(ink.shape) // SPECK_SHARE)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import random
 import zlib
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,12 @@ def test_every_stage_can_be_seen() -> None:
     assert all(isinstance(image, Image.Image) for image in stages.images().values())
 
 
+def _closed() -> io.BytesIO:
+    file = io.BytesIO(BYTES)
+    file.close()
+    return file
+
+
 @pytest.mark.parametrize(
     ("picture", "kind", "message"),
     [
@@ -141,7 +149,11 @@ def test_every_stage_can_be_seen() -> None:
         (b"no picture", PictureError, r"no image that can be read. Received: 10 bytes that begin with b'no pictu'"),
         (b"", PictureError, "Received: 0 bytes"),
         (BYTES[:70], PictureError, "the image is damaged and cannot be decoded"),
+        ("a\0b", PictureError, "embedded null byte. Give the path"),
         (io.StringIO("x"), PictureError, "open in binary mode"),
+        (_closed(), PictureError, "the file cannot be read .I/O operation on closed file"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", PictureError, "PostScript is a program"),
+        (Image.new("La", (9, 9)), PictureError, "of mode La that cannot be made grey"),
         (7, PictureError, "Received: int. Give a path, bytes"),
         (np.zeros((2, 28, 28), np.uint8), PictureError, r"Received: \[2, 28, 28\].*a batch goes to predict_many"),
         (np.zeros((9, 9, 2), np.uint8), PictureError, r"Received: \[9, 9, 2\]"),
@@ -166,6 +178,63 @@ def test_what_cannot_be_read_is_refused_with_the_reason(picture: Any, kind: type
     with pytest.raises(kind, match=message) as error:
         preprocess(picture)
     assert isinstance(error.value, PictureError | ValueError)
+
+
+def _with_chunk(kind: bytes, content: bytes) -> bytes:
+    """The picture as a PNG with another chunk after its header."""
+    chunk = len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+    return BYTES[:33] + chunk + BYTES[33:]
+
+
+@pytest.mark.parametrize("exif", [b"garbage!", b"X", b"II*\0"])
+def test_an_orientation_that_cannot_be_read_counts_as_upright(exif: bytes) -> None:
+    np.testing.assert_array_equal(preprocess(_with_chunk(b"eXIf", exif)), EXPECTED)
+
+
+def test_a_bomb_in_a_pictures_text_is_refused() -> None:
+    with pytest.raises(PictureError, match="the image is damaged and cannot be decoded"):
+        preprocess(_with_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80_000_000))))
+
+
+@pytest.mark.parametrize(
+    "kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "SGI", "TGA", "PCX", "DDS"]
+)
+def test_a_damaged_file_is_read_or_refused(kind: str) -> None:
+    file = io.BytesIO()
+    PICTURE.convert("RGB").save(file, kind)
+    whole, dice = file.getvalue(), random.Random(1)  # noqa: S311 (no secret)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for _ in range(dice.choice([1, 3, 30])):
+            damaged[dice.randrange(min(len(damaged), dice.choice([40, 400, 99_999])))] = dice.randrange(256)
+        with contextlib.suppress(PictureError):
+            assert preprocess(bytes(damaged)).shape == (28, 28, 1)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "I;16"), ("TIFF", "I;16"), ("TIFF", "I"), ("TIFF", "F")])
+def test_pictures_of_many_bits_are_turned_as_their_exif_says(kind: str, mode: str) -> None:
+    values = GREY if mode == "F" else GREY.astype(np.uint16) * 257
+    image = Image.fromarray(values.T[::-1].astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.save(file, kind, exif=exif)
+    np.testing.assert_array_equal(preprocess(file.getvalue()), EXPECTED)
+
+
+def test_the_transparent_value_of_a_picture_of_16_bits_is_white() -> None:
+    values = GREY.astype(np.uint16) * 257
+    paper = int(values.max())
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG", transparency=paper)
+    seen = np.where(values == paper, 255, values >> 8).astype(np.uint8)
+    np.testing.assert_array_equal(preprocess(file.getvalue()), preprocess(seen))
+
+
+def test_a_ppm_file_of_10_bits_keeps_its_upper_8() -> None:
+    values = (GREY.astype(np.uint16) * 4).astype(">u2")
+    header = b"P5 %d %d 1023\n" % (GREY.shape[1], GREY.shape[0])
+    assert np.abs(preprocess(header + values.tobytes()).astype(int) - EXPECTED).max() <= 2
 
 
 def test_specks_alone_are_no_ink() -> None:
