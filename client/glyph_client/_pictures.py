@@ -136,8 +136,8 @@ def _with_8_bits(image: Image.Image) -> Image.Image:
     """A grey picture of more bits with their upper 8, as transparent and as turned as it was."""
     values = np.asarray(image)
     # Pillow scales a PPM file of more than 8 bits to 16; of others only the values tell.
-    is_deep = image.mode.startswith("I;16") or image.format == "PPM" or (image.mode == "I" and values.max() > 255)
-    is_deep = is_deep and values.min() >= 0 and values.max() < 65536
+    is_wide = image.mode == "I" and (image.format == "PPM" or values.max() > 255)
+    is_deep = image.mode.startswith("I;16") or (is_wide and values.min() >= 0 and values.max() < 65536)
     narrow = Image.fromarray((values >> 8).astype(np.uint8) if is_deep else _as_uint8(values))
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):

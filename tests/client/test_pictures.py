@@ -237,6 +237,12 @@ def test_a_ppm_file_of_10_bits_keeps_its_upper_8() -> None:
     assert np.abs(preprocess(header + values.tobytes()).astype(int) - EXPECTED).max() <= 2
 
 
+def test_a_pfm_file_is_read() -> None:
+    header = b"Pf\n%d %d\n-1.0\n" % (GREY.shape[1], GREY.shape[0])
+    values = (GREY[::-1] / np.float32(255)).astype("<f4")  # from the bottom to the top
+    np.testing.assert_array_equal(preprocess(header + values.tobytes()), EXPECTED)
+
+
 def test_specks_alone_are_no_ink() -> None:
     page = np.full((100, 120), 240, np.uint8)
     page[50, 60] = page[70, 20:22] = 0
