@@ -4,12 +4,42 @@ The Python loader, whose graph the session's callables need, says less, in other
 """
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow
 
 from glyph_serving.errors import Code, ServingError
+
+_FOOTER = 48  # bytes at the end of a table: where its two indexes lie, and a magic number
+_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
+
+
+def check_index(path: Path) -> None:
+    """Looks whether the index of a SavedModel's variables says that it lies outside of itself.
+
+    Nothing protects those few bytes, and TensorFlow asks for as much memory as they say, which may end the process.
+
+    Raises:
+        ServingError: DATA_LOSS, it does.
+    """
+    file = path / "variables" / "variables.index"
+    if not file.is_file() or (size := file.stat().st_size) < _FOOTER:
+        return
+    with file.open("rb") as content:
+        content.seek(-_FOOTER, os.SEEK_END)
+        footer = content.read(_FOOTER)
+    numbers, number, shift = [], 0, 0
+    for byte in footer[: -len(_MAGIC)]:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            numbers.append(number)
+            number = shift = 0
+    ends = [offset + length for offset, length in zip(numbers[0:4:2], numbers[1:4:2], strict=False)]
+    if footer.endswith(_MAGIC) and (len(ends) < 2 or max(ends) > size):
+        raise ServingError(Code.DATA_LOSS, f"{file} is damaged: its index should end at byte {max(ends, default=0)}")
 
 
 def load_problem(path: Path, tags: Sequence[str]) -> ServingError | None:

@@ -19,7 +19,7 @@ from tensorflow.python.platform import tf_logging
 from tensorflow.python.saved_model import loader_impl
 
 from glyph_serving.errors import Code, ServingError, from_tensorflow, invalid_argument
-from glyph_serving.load_problem import load_problem
+from glyph_serving.load_problem import check_index, load_problem
 from glyph_serving.op_libraries import ADVICE
 
 Array = npt.NDArray[Any]
@@ -159,6 +159,7 @@ def load(
             "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
             f"`saved_model.pb`)\nSpecified file path: {path}",
         )
+    check_index(path)
     session = tf_session.Session(graph=ops.Graph(), config=session_config)
     try:
         with session.graph.as_default():

@@ -27,6 +27,14 @@ def cut(file: str, size: int) -> Callable[[Path], object]:
     return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:size])
 
 
+def far_away(folder: Path) -> None:
+    """Has the footer say that the index block is of 32 TB."""
+    file = folder / INDEX
+    content = file.read_bytes()
+    numbers = b"\x00\x08" + b"\x10" + b"\x80\x80\x80\x80\x80\x80\x08"
+    file.write_bytes(content[:-48] + numbers.ljust(40, b"\0") + content[-8:])
+
+
 def as_text(folder: Path) -> None:
     (folder / GRAPH).rename(folder / "saved_model.pbtxt")
 
@@ -42,6 +50,7 @@ def as_text(folder: Path) -> None:
         (lambda folder: (folder / DATA).unlink(), Code.NOT_FOUND, f"$PATH/{DATA}; No such file or directory"),
         (cut(DATA, 100), Code.OUT_OF_RANGE, "Read less bytes than requested"),
         (written(INDEX, b"this is no index, and quite long enough to be one"), Code.DATA_LOSS, "not an sstable"),
+        (far_away, Code.DATA_LOSS, f"$PATH/{INDEX} is damaged: its index should end at byte 35184372088"),
         (lambda folder: (folder / INDEX).unlink(), Code.INVALID_ARGUMENT, "$PATH cannot be loaded: "),
         (lambda folder: (folder / GRAPH).unlink(), Code.NOT_FOUND, "Specified file path does not appear to contain"),
     ],
