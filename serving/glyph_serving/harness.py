@@ -1,5 +1,6 @@
 """A version and where it stands, in TensorFlow Serving's terms: a servable in its harness, with a state."""
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,11 +73,12 @@ class Harness:
         version: The version.
         path: Its folder.
         state: Where it stands.
-        error: Why it failed, if it did.
+        error: Why it failed, if it did; while it is tried again, why it did the last time.
         loaded: What answers, while it is available.
         aspired: Whether it is wanted.
         fingerprint: What the folder was like when it failed.
         tries: How often loading it has failed so far.
+        retry: What will try again, while it waits for that.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Harness:
     aspired: bool = True
     fingerprint: object = None
     tries: int = 0
+    retry: threading.Timer | None = None
 
     @property
     def settled(self) -> bool:

@@ -4,7 +4,9 @@ In TensorFlow Serving's terms: every version is a servable with a state; a versi
 is available (the availability-preserving policy); a failed load is tried again.
 """
 
+import contextlib
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,12 +22,13 @@ from glyph_serving.harness import (
     RetryPolicy,
     State,
     VersionStatus,
-    failure_error,
     fingerprint,
 )
 from glyph_serving.log import LOGGER
 from glyph_serving.servable import release_memory
 from glyph_serving.source import aspired_versions, versions_on_disk
+
+_ARRIVED = object()  # what a version's folder is like that is no longer looked at
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Manager:
         load_threads: How many versions may load at once.
         poll_seconds: How often the folders are looked at; 0: once.
         allow_unavailable_labels: Whether a label may be given to a version that is not available.
+        in_effect: Whether others serve these models already, so that their labels are not judged.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Manager:
         load_threads: int,
         poll_seconds: float,
         allow_unavailable_labels: bool,
+        in_effect: bool = False,
     ) -> None:
         self._load = load
         self._retry = retry
@@ -68,11 +73,12 @@ class Manager:
         self._routes: Mapping[str, _Routes] = {}
         self._labels: dict[str, Mapping[str, int]] = {}
         self._missing: dict[str, str] = {}
+        self._arrivals: dict[Path, dict[int, tuple[object, float]]] = {}  # what new folders were like, and since when
         self._generation = 0  # of the list of models
         self._reconciled = 0  # the generation that the harnesses reflect
         self._wake = threading.Event()
         self._stopping = False
-        self.set_models(models)
+        self._set_models(models, check_labels=not in_effect)
         self._thread = threading.Thread(target=self._watch, name="source", daemon=True)
         self._thread.start()
 
@@ -143,14 +149,9 @@ class Manager:
         """The configured models."""
         return list(self._models)
 
-    def set_models(self, models: Mapping[str, ModelConfig]) -> None:
-        """Replaces the list of models.
-
-        Raises:
-            ServingError: FAILED_PRECONDITION for a label of a version that is not available; nothing changes then.
-        """
+    def _set_models(self, models: Mapping[str, ModelConfig], *, check_labels: bool) -> None:
         with self._changed:
-            for name, model in models.items():
+            for name, model in models.items() if check_labels else ():
                 self._check_labels(name, model.labels)
             self._models = dict(models)
             self._labels = {name: dict(model.labels) for name, model in models.items()}
@@ -158,13 +159,15 @@ class Manager:
             self._generation += 1
         self._wake.set()
 
-    def reload(self, models: Mapping[str, ModelConfig]) -> None:
-        """Replaces the list of models and waits until what is new is available and what is gone is unloaded.
+    def replace(self, models: Mapping[str, ModelConfig]) -> list[str]:
+        """Replaces the list of models.
+
+        Returns:
+            Those that are new.
 
         Raises:
             ServingError: INVALID_ARGUMENT for a new model without versions on disk, FAILED_PRECONDITION for a label of
-                a version that is not available (nothing changes in either case); UNKNOWN for a new model that cannot
-                be loaded.
+                a version that is not available; nothing changes in either case.
         """
         new = [model for name, model in models.items() if name not in self._models]
         for model in new:
@@ -173,9 +176,8 @@ class Manager:
                     f"Could not find versions of model {model.name} under base path {model.base_path}. Publish one "
                     "there, or correct the path"
                 )
-        self.set_models(models)
-        if failures := self.wait_until_settled([model.name for model in new]):
-            raise failure_error("model", failures)
+        self._set_models(models, check_labels=True)
+        return [model.name for model in new]
 
     def wait_until_settled(self, names: Iterable[str]) -> list[Failure]:
         """Waits until the list of models is in effect and each of these models is available or will not be.
@@ -197,6 +199,9 @@ class Manager:
         """Stops watching and loading. What is available goes on answering."""
         with self._changed:
             self._stopping = True
+            for harness in self._harnesses.values():
+                if harness.retry is not None:
+                    harness.retry.cancel()
             self._changed.notify_all()
         self._wake.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -247,13 +252,15 @@ class Manager:
         problem = ""
         versions: dict[int, Path] | None = None
         try:
-            versions = aspired_versions(versions_on_disk(path), model.policy)
-            if not versions:
+            on_disk = versions_on_disk(path)
+            versions = aspired_versions(self._arrived(path, on_disk), model.policy)
+            if not aspired_versions(on_disk, model.policy):
                 problem = (
                     f"No versions of servable {model.name} found under base path {path}. Did you forget to name your "
                     "leaf directory as a number (eg. '/1/')?"
                 )
         except OSError as error:
+            self._arrivals[path] = {}
             problem = (
                 f"Could not find base path {path} for servable {model.name} with error NOT_FOUND: {error.strerror}"
             )
@@ -261,6 +268,25 @@ class Manager:
             LOGGER.warning(f"{problem} Looking again every {self._poll_seconds:g} s" if self._poll_seconds else problem)
         self._missing[model.name] = problem
         return versions
+
+    def _arrived(self, base_path: Path, on_disk: Mapping[int, Path]) -> dict[int, Path]:
+        """The versions that are no longer being copied: those that were there at the first look, or stood still."""
+        now = time.monotonic()
+        known = self._arrivals.get(base_path)
+        arrivals: dict[int, tuple[object, float]] = {}
+        for version, path in on_disk.items():
+            seen, since = known.get(version, (None, now)) if known is not None else (_ARRIVED, now)
+            if seen is not _ARRIVED and self._poll_seconds:
+                mark = fingerprint(path)
+                if mark != seen:
+                    seen, since = mark, now
+                elif now - since >= self._poll_seconds / 2:  # a look may come early
+                    seen = _ARRIVED
+            else:
+                seen = _ARRIVED
+            arrivals[version] = seen, since
+        self._arrivals[base_path] = arrivals
+        return {version: path for version, path in on_disk.items() if arrivals[version][0] is _ARRIVED}
 
     def _reconcile(self, generation: int, aspired: Mapping[str, Mapping[int, Path]]) -> None:
         with self._changed:
@@ -275,6 +301,9 @@ class Manager:
                 harness.aspired = not removed and (
                     harness.version in aspired[harness.name] if harness.name in aspired else harness.aspired
                 )
+                if harness.retry is not None and not harness.aspired:
+                    harness.retry.cancel()
+                    harness.retry, harness.state = None, State.END
             self._unload_superseded()
             self._changed.notify_all()
 
@@ -303,40 +332,49 @@ class Manager:
                 self._pool.submit(self._take_down, harness)
 
     def _bring_up(self, harness: Harness) -> None:
-        tries = self._retry.retries + 1
-        for attempt in range(1, tries + 1):
-            with self._changed:
-                if not harness.aspired or self._stopping:
-                    harness.state = State.END
-                    self._changed.notify_all()
-                    return
-                harness.state = State.LOADING
-            before = fingerprint(harness.path)
-            try:
-                loaded = self._load(harness.name, harness.version, harness.path)
-            except ServingError as error:
-                problem = error
-            except Exception as error:  # noqa: BLE001 (whatever a model does, the server goes on)
-                problem = ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
-            else:
-                with self._changed:
-                    harness.loaded, harness.state, harness.error = loaded, State.AVAILABLE, None
-                    self._publish()
-                    self._unload_superseded()
-                    self._changed.notify_all()
-                return
-            again = attempt < tries
-            LOGGER.warning(
-                f"{harness.name} version {harness.version} ({harness.path}) failed to load, try {attempt} of {tries}: "
-                f"{problem.in_full}" + (f". Next try in {self._retry.interval:g} s" if again else "")
-            )
-            with self._changed:
-                harness.tries = attempt
+        with self._changed:
+            harness.retry = None
+            if not harness.aspired or self._stopping:
+                harness.state = State.END
                 self._changed.notify_all()
-                if again:
-                    self._changed.wait_for(lambda: self._stopping or not harness.aspired, self._retry.interval)
-                else:
-                    harness.state, harness.error, harness.fingerprint = State.END, problem, before
+                return
+            harness.state = State.LOADING
+        before = fingerprint(harness.path)
+        try:
+            loaded = self._load(harness.name, harness.version, harness.path)
+        except ServingError as error:
+            problem = error
+        except Exception as error:  # noqa: BLE001 (whatever a model does, the server goes on)
+            problem = ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+        else:
+            with self._changed:
+                harness.loaded, harness.state, harness.error = loaded, State.AVAILABLE, None
+                self._publish()
+                self._unload_superseded()
+                self._changed.notify_all()
+            return
+        with self._changed:
+            harness.tries += 1
+            harness.error = problem
+            again = harness.tries <= self._retry.retries
+            if not again:
+                harness.state, harness.fingerprint = State.END, before
+            elif harness.aspired and not self._stopping:
+                harness.retry = threading.Timer(self._retry.interval, self._try_again, [harness])
+                harness.retry.daemon = True
+                harness.retry.start()
+            else:
+                harness.state = State.END
+            self._changed.notify_all()
+        LOGGER.warning(
+            f"{harness.name} version {harness.version} ({harness.path}) failed to load, try {harness.tries} of "
+            f"{self._retry.retries + 1}: {problem.in_full}"
+            + (f". Next try in {self._retry.interval:g} s" if again else "")
+        )
+
+    def _try_again(self, harness: Harness) -> None:
+        with contextlib.suppress(RuntimeError):  # the server has been stopped meanwhile
+            self._pool.submit(self._bring_up, harness)
 
     def _take_down(self, harness: Harness) -> None:
         loaded = harness.loaded

@@ -1,9 +1,13 @@
 """The server: puts the parts together, loads, announces that it is ready, and ends in good order."""
 
 import asyncio
+import contextlib
+import fcntl
 import json
 import os
 import socket
+import struct
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +19,7 @@ from glyph_serving import denormals, flags, log, workers
 from glyph_serving.cli import EXIT_FAILURE
 from glyph_serving.config import ServerConfig
 from glyph_serving.engine import Engine
-from glyph_serving.envoy import ARGUMENTS_VARIABLE
+from glyph_serving.envoy import ACCESS_LOG_SECONDS, ARGUMENTS_VARIABLE
 from glyph_serving.errors import ServingError
 from glyph_serving.fleet import Fleet
 from glyph_serving.gate import Gate, Receive, Send
@@ -33,7 +37,7 @@ from glyph_serving.rest_app import RestApp
 from glyph_serving.services import HEALTH_SERVICE, Services, health_handlers, reflection_handlers
 
 _ML_METADATA_KEY = Path("assets.extra") / "mlmd_uuid"
-_FLUSH_SECONDS = 0.1  # for Envoy to write what the last requests were answered
+_FLUSH_SECONDS = 0.05  # for Envoy to go on writing to a connection that has taken what it was sent
 
 
 class Server:
@@ -65,6 +69,7 @@ class Server:
             options.num_load_threads or 1,
             options.file_system_poll_wait_seconds,
             options.allow_version_labels_for_unavailable_models,
+            in_effect=workers.is_replacement(),
         )
         self._metrics.add(
             Gauge(":glyph:serving:queue_depth", ["model_name", "version", "signature"], self._queue_depths)
@@ -106,7 +111,11 @@ class Server:
             time.sleep(0.01)
         self._logs.close()
         if self._models_ready.is_set():
-            time.sleep(_FLUSH_SECONDS)
+            _wait_until_sent(deadline)
+        if self._config.flags.access_log_file:
+            time.sleep(2 * ACCESS_LOG_SECONDS)
+        if path := self._config.flags.grpc_socket_path:
+            Path(path).unlink(missing_ok=True)
 
     def reload(self) -> None:
         """Reads the model config file again and serves what it says; on an error, what is served stays."""
@@ -120,9 +129,13 @@ class Server:
     def _apply(self, path: str) -> str:
         """Serves what a model config file says; why not, if that cannot be."""
         try:
-            self._manager.reload(configuration.read_models(path, self._manager.model_names))
+            listed = configuration.read_list(path)
+            self._manager.replace(configuration.models_from_proto(listed, self._manager.model_names))
+            workers.keep_models(listed.SerializeToString(deterministic=True))
         except ServingError as error:
             return f"{path} is not in effect: {error.in_full}"
+        except Exception as error:  # noqa: BLE001 (the thread that reads it has other things to do, too)
+            return f"{path} is not in effect: {type(error).__name__}: {error}"
         return ""
 
     def _start(self) -> None:
@@ -146,8 +159,8 @@ class Server:
             if port:
                 _wait_for(socket.AF_INET6 if ":" in options.address else socket.AF_INET, (options.address, port))
                 served.append(f"{protocol} {options.address}:{port}")
-        for other in self._others:
-            _wait_for(socket.AF_UNIX, str(other))
+        for path in (*self._others, *([options.grpc_socket_path] if options.grpc_socket_path else [])):
+            _wait_for(socket.AF_UNIX, str(path))
         print(f"glyph-serve: ready: {', '.join(served)}", flush=True)
 
     def _poll_config(self, path: str, seconds: int) -> NoReturn:
@@ -203,6 +216,37 @@ class Server:
             servable = loaded.servable
             if (servable.path / _ML_METADATA_KEY).is_file():
                 yield (servable.name, str(servable.version)), 0
+
+
+def _wait_until_sent(deadline: float) -> None:
+    """Waits until no connection has anything left to send, or the deadline has passed.
+
+    What Envoy itself holds back is for a connection whose own buffer is full, and follows as soon as that is empty: so
+    all have to be empty twice.
+    """
+    empty = 0
+    while empty < 2 and time.monotonic() < deadline:
+        time.sleep(_FLUSH_SECONDS)
+        empty = empty + 1 if not any(map(_unsent, _open_sockets())) else 0
+
+
+def _open_sockets() -> Iterator[int]:
+    """The descriptors of this process that are sockets (on Linux; elsewhere none is found)."""
+    folder = Path("/proc/self/fd")
+    for descriptor in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(OSError):
+            if descriptor.readlink().name.startswith("socket:"):
+                yield int(descriptor.name)
+
+
+def _unsent(descriptor: int) -> int:
+    """How many bytes of a connection are on their way; none of a socket that is no connection."""
+    count = struct.pack("i", 0)
+    try:
+        (unsent,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, count))
+    except OSError:
+        return 0
+    return int(unsent)
 
 
 def _wait_for(family: socket.AddressFamily, address: Any) -> None:

@@ -51,6 +51,7 @@ CHANGED = "Illegal to change a model's platform. For model a platform was tensor
         ([entry("b", "y"), entry(), entry()], (), "Illegal to list model a multiple times in config list"),
         ([entry("b", rest=""), entry(rest='model_platform: "foo"')], ("a",), CHANGED),
         ([entry(base_path="gs://bucket/a")], (), "Model a must lie in a folder of this machine"),
+        ([entry(base_path="/x\\000y")], (), "Model a must lie in a folder; got base_path()=/x\0y, which holds a NUL"),
     ],
 )
 def test_models_that_cannot_be_served_are_refused(entries: list[str], served: tuple[str, ...], message: str) -> None:

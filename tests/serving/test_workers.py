@@ -68,7 +68,7 @@ def test_small_batches_turn_nobody_away(server: Server) -> None:
         assert {status for status, _ in answers} == {200}
 
 
-def test_a_reload_holds_for_all(server: Server) -> None:
+def reload_version_1(server: Server) -> None:
     request = model_management_pb2.ReloadConfigRequest()
     entry = request.config.model_config_list.config.add(
         name="half_plus_two", base_path=str(RECORDED_MODELS / "half_plus_two"), model_platform="tensorflow"
@@ -76,6 +76,10 @@ def test_a_reload_holds_for_all(server: Server) -> None:
     entry.model_version_policy.specific.versions.append(1)
     with grpc.insecure_channel(server.grpc) as channel:
         model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(request, timeout=WITHIN)
+
+
+def test_a_reload_holds_for_all(server: Server) -> None:
+    reload_version_1(server)
     for _ in range(16):
         assert ask(server, f"{MODEL}/versions/1:predict", {"instances": [[1.0]]})[0] == 200
         states = {one["version"]: one["state"] for one in ask(server, MODEL)[1]["model_version_status"]}
@@ -89,6 +93,21 @@ def test_a_reload_that_is_refused_changes_none(server: Server) -> None:
         model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(request, timeout=WITHIN)
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert all(ask(server, f"{MODEL}:predict", {"instances": [[1.0]]})[0] == 200 for _ in range(8))
+
+
+def test_a_worker_that_dies_is_replaced_by_one_that_serves_what_was_reloaded(server: Server) -> None:
+    reload_version_1(server)
+    first, second = workers_of(server.running.process.pid)
+    os.kill(first, signal.SIGKILL)
+    server.running.wait_for("worker 0 ended with -9 and is started anew")
+    assert ask(server, f"{MODEL}:predict", {"instances": [[1.0]]})[0] == 200
+    server.running.wait_for("glyph-serve: ready")
+    os.kill(second, signal.SIGKILL)  # so that the new one has to answer
+    server.running.wait_for("worker 1 ended with -9 and is started anew")
+    for _ in range(8):
+        assert ask(server, f"{MODEL}/versions/1:predict", {"instances": [[1.0]]})[0] == 200
+        assert ask(server, f"{MODEL}/versions/3:predict", {"instances": [[1.0]]})[0] == 404
+    wait_until(lambda: len(workers_of(server.running.process.pid)) == 2)
 
 
 def test_a_killed_server_leaves_no_worker(server: Server) -> None:
