@@ -209,7 +209,8 @@ class Client(BaseClient[Transport]):
         """Asks any model anything.
 
         Args:
-            inputs: arrays, or nested lists, by input name.
+            inputs: arrays, or nested lists, by input name. An array must have the signature's type; in lists, bools
+                may stand for integers and integers for floats, but floats for no integers.
             signature: which endpoint; `serving_default` if not given.
             model: another model than the client's.
             version: another version.

@@ -161,6 +161,7 @@ def test_any_signature_can_be_called(ask: Ask, digits: NDArray[np.uint8]) -> Non
         ({"picture": 1}, {}, r"serving_default takes other inputs. Received: \['picture'\] \(it takes image: uint8"),
         ({"image": np.zeros((1, 784), np.uint8)}, {}, r"must be uint8 \[N, 28, 28, 1\]. Received: uint8 \[1, 784\]"),
         ({"image": np.zeros((1, 28, 28, 1))}, {}, r"Received: float64 \[1, 28, 28, 1\]. Convert it: array.astype"),
+        ({"image": np.zeros((1, 28, 28, 1)).tolist()}, {}, r"Received: float32 \[1, 28, 28, 1\]. Convert it: array"),
         ({"image": [[1], [1, 2]]}, {}, "nested lists of one shape"),
         ({"image": 1}, {"signature": "none"}, r"no such signature. Received: 'none' \(it has: .*serving_default"),
         ({"image": np.zeros((1, 28, 28, 1), np.uint8)}, {"output_filter": ["x"]}, r"no such output. Received: \['x'\]"),
@@ -180,6 +181,40 @@ def test_what_does_not_fit_the_signature_is_refused_before_it_is_sent(
 
 def test_pythons_numbers_take_the_signatures_type(client: Client, digits: NDArray[np.uint8]) -> None:
     assert client.call({"image": digits[:1, ..., None].tolist()})["label"][0] == b"7"
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"n": [1.9]},
+        {"n": [2.0]},
+        {"n": [np.float32(1.9)]},
+        {"n": np.array([2.0])},
+        {"b": [0.1]},
+        {"b": [1]},
+        {"b": np.array([1])},
+        {"x": [1j]},
+        {"n": [2**63]},
+        {"n": [np.uint64(2**63)]},
+        {"n": [2**70]},
+        {"n": [None]},
+        {"s": ["\ud800"]},
+    ],
+    ids=repr,
+)
+def test_no_value_in_a_list_is_changed_to_fit(ask: Ask, inputs: dict[str, Any]) -> None:
+    whole = {"b": [True], "n": [1], "s": ["a"], "x": [1.0]}
+    with pytest.raises(InputError, match="Received: "):
+        ask(lambda client: client.call(whole | inputs, model="half_plus_two", signature="multi"))
+
+
+def test_narrower_numbers_in_lists_stand_for_wider_ones(ask: Ask) -> None:
+    inputs: dict[str, Any] = {"b": [np.True_], "n": [True], "s": ["a"], "x": [np.uint8(1)]}
+    outputs = ask(lambda client: client.call(inputs, model="half_plus_two", signature="multi"))
+    assert (outputs["n"].tolist(), outputs["x"].tolist()) == ([2], [2.0])
+    none: dict[str, Any] = {"b": [], "n": [], "s": [], "x": []}
+    outputs = ask(lambda client: client.call(none, model="half_plus_two", signature="multi"))
+    assert {name: array.size for name, array in outputs.items()} == {"b": 0, "n": 0, "s": 0, "x": 0}
 
 
 def test_examples_are_classified(ask: Ask) -> None:
