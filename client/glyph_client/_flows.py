@@ -231,20 +231,21 @@ class Flows(Generic[TransportT]):
         return models
 
     def wait_until_available(self, spec: ModelSpec, deadline: Deadline) -> Flow[list[VersionStatus]]:
-        """Asks for the status until the version, or any version, is available."""
+        """Asks until the version, the version of that label, or any version, is available."""
         seen = "nothing yet"
         pause = 0.05
         while True:
             try:
                 versions = yield from self.status(replace(spec, label=None), deadline)
-            except CallError as error:
-                seen = f"{error.code}: {error.server_message}"
-            else:
-                if any(each.state == "AVAILABLE" for each in versions):
-                    return versions
                 seen = ", ".join(
                     f"version {each.version} {each.state} {each.error_message}".strip() for each in versions
                 )
+                if any(each.state == "AVAILABLE" for each in versions):
+                    if spec.label is not None:  # A status knows no labels: the signatures are found by them.
+                        yield from self.metadata(spec, deadline)
+                    return versions
+            except CallError as error:
+                seen = f"{error.code}: {error.server_message}"
             if deadline.left() <= pause:
                 raise DeadlineExceeded(
                     "DEADLINE_EXCEEDED", f"not available in time; last seen: {seen}", model=spec.name

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +290,24 @@ def test_a_model_that_is_not_there_is_named(ask: Ask) -> None:
 
 def test_waiting_ends_at_once_where_the_model_is_available(ask: Ask) -> None:
     assert ask(lambda client: client.wait_until_available(30))[0].state == "AVAILABLE"
+
+
+def test_waiting_for_a_label_ends_when_calls_can_ask_it(server: Any, configuration: list[ModelConfig]) -> None:
+    digits, half_plus_two = configuration
+    labelled = replace(half_plus_two, labels={"stable": 1, "canary": 3})
+    for target in (server.grpc, server.rest):
+        with (
+            Client(server.grpc) as operator,
+            Client(target, model="half_plus_two", label="canary") as client,
+            ThreadPoolExecutor() as pool,
+        ):
+            with pytest.raises(DeadlineExceeded, match=r"last seen: .*canary"):
+                client.wait_until_available(0.1)
+            waiting = pool.submit(client.wait_until_available, 60)
+            operator.reload_config([digits, labelled])
+            assert [each.version for each in waiting.result()] == [3, 1]
+            assert client.call({"x": [[1.0]]})["y"].tolist() == [[2.5]]
+            operator.reload_config(configuration)
 
 
 def test_waiting_for_what_never_comes_says_what_was_seen(server: Any) -> None:
