@@ -8,7 +8,15 @@ from numpy.typing import NDArray
 
 from glyph_client._errors import InputError
 from glyph_client._preprocess import SIZE
-from glyph_client._types import ModelSpec, Prediction, PredictRequest, PredictResponse, Signature, TensorSpec
+from glyph_client._types import (
+    MetadataResponse,
+    ModelSpec,
+    Prediction,
+    PredictRequest,
+    PredictResponse,
+    Signature,
+    TensorSpec,
+)
 
 _OUTPUTS: Final = {
     "label": TensorSpec("", "string", (None,)),
@@ -32,6 +40,11 @@ def files_request(spec: ModelSpec, files: Sequence[bytes]) -> PredictRequest:
     strings[:] = files
     with_signature = ModelSpec(spec.name, spec.version, spec.label, _IMAGE_BYTES.name)
     return PredictRequest(with_signature, {"image_bytes": strings}, signature=_IMAGE_BYTES)
+
+
+def reads_files(metadata: MetadataResponse) -> bool:
+    """Whether the model preprocesses image files itself."""
+    return _IMAGE_BYTES.name in metadata.signatures
 
 
 def predictions(response: PredictResponse, model: str, count: int) -> list[Prediction]:

@@ -204,6 +204,8 @@ class Flows(Generic[TransportT]):
             request = _contract.files_request(spec, list(files.values()))
             response = cast("PredictResponse", (yield from self.exchange(request, Deadline(timeout))))
         except InvalidRequest as error:
+            if error.code != "INVALID_ARGUMENT" or not (yield from self._reads_files(spec, Deadline(timeout))):
+                raise
             if len(files) == 1:
                 return dict.fromkeys(files, error)
             # The server refuses all for one: halves find which.
@@ -212,6 +214,13 @@ class Flows(Generic[TransportT]):
             first = yield from self._ask_files(dict(items[:middle]), spec, timeout)
             return first | (yield from self._ask_files(dict(items[middle:]), spec, timeout))
         return dict(zip(files, _contract.predictions(response, spec.name, len(files)), strict=True))
+
+    def _reads_files(self, spec: ModelSpec, deadline: Deadline) -> Flow[bool]:
+        """Whether the model can be asked about files at all, so that a refusal may be a picture's fault."""
+        metadata = self._metadata.get((spec.name, spec.version, spec.label))
+        if metadata is None or not _contract.reads_files(metadata):
+            metadata = yield from self.metadata(spec, deadline)
+        return _contract.reads_files(metadata)
 
     def status(self, spec: ModelSpec, deadline: Deadline) -> Flow[list[VersionStatus]]:
         """The model's versions, newest first."""

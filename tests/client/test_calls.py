@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from glyph_client import (
     AsyncClient,
+    Attempt,
     Client,
     DeadlineExceeded,
     InputError,
@@ -101,6 +103,24 @@ def test_many_files_preprocessed_by_the_server_find_the_bad_one(ask: Ask, tmp_pa
     assert [type(each) for each in outcomes] == [Prediction, InvalidRequest, Prediction, PictureError]
     assert ask(lambda client: client.predict_many([], server_side=True)) == []
     assert [PictureError] == [type(each) for each in ask(lambda c: c.predict_many(["none.png"], server_side=True))]
+
+
+@pytest.mark.parametrize("choice", [{"model": "half_plus_two"}, {"label": "nowhere"}])
+def test_no_picture_is_to_blame_where_the_model_reads_no_files(server: Any, choice: dict[str, str]) -> None:
+    asked: list[Attempt[Any]] = []
+
+    def watched(attempt: Attempt[Any]) -> contextlib.AbstractContextManager[None]:
+        asked.append(attempt)
+        return contextlib.nullcontext()
+
+    for target in (server.grpc, server.rest):
+        asked.clear()
+        with Client(target, timeout=60, interceptors=[watched], **choice) as client:  # type: ignore[arg-type]
+            with pytest.raises(InvalidRequest, match=r"image_bytes|nowhere"):
+                list(client.predict_many([SEVEN] * 64, server_side=True))
+            with pytest.raises(InvalidRequest, match=r"image_bytes|nowhere"):
+                list(client.predict_many([SEVEN], server_side=True))
+        assert len(asked) <= 4
 
 
 def test_an_array_of_images_is_answered_image_by_image(ask: Ask, digits: NDArray[np.uint8]) -> None:

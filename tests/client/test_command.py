@@ -92,6 +92,11 @@ def test_failures_have_their_exit_codes(server: Any, free_ports: Any, tmp_path: 
     for arguments, code, words in [
         (["status", "--server", nobody, "--timeout", "1"], 4, "UNAVAILABLE"),
         (["status", "--server", server.grpc, "--model", "nope"], 5, "NOT_FOUND"),
+        (
+            ["predict", SAMPLES[0], "--server-side", "--server", server.rest, "--model", "half_plus_two"],
+            5,
+            "image_bytes",
+        ),
         (["status", "--server", "nohost"], 2, "no address of a server"),
         (["predict", "x.png", "--top", "0"], 2, "--top is a number from 1. Received: 0"),
         (["watch", tmp_path / "none"], 2, "No such file or directory"),
