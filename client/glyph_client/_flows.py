@@ -159,9 +159,11 @@ class Flows(Generic[TransportT]):
         self, picture: Picture, spec: ModelSpec, deadline: Deadline, *, server_side: bool, explain: bool
     ) -> Flow[Prediction]:
         """One picture."""
-        explanation = (yield Work(lambda: explain_picture(picture))) if explain else None
-        if server_side:
-            request = _contract.files_request(spec, [(yield Work(lambda: read_bytes(picture)))])
+        files = [(yield Work(lambda: read_bytes(picture)))] if server_side else []
+        source = files[0] if files and hasattr(picture, "read") else picture  # An open file can be read only once.
+        explanation = (yield Work(lambda: explain_picture(source))) if explain else None
+        if files:
+            request = _contract.files_request(spec, files)
         elif explanation is not None:
             request = _contract.images_request(spec, explanation.result[None, ..., None])
         else:

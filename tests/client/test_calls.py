@@ -78,6 +78,13 @@ def test_the_stages_of_preprocessing_can_be_kept(ask: Ask) -> None:
     assert list(explanation.images()) == ["grey", "ink", "crop", "resized", "result"]
 
 
+def test_an_open_file_is_read_once_for_its_stages_and_for_the_server(ask: Ask) -> None:
+    answer = ask(lambda client: client.predict(io.BytesIO(SEVEN.read_bytes()), server_side=True, explain=True))
+    assert (answer.label, answer.explanation.untouched) == ("7", True)
+    with pytest.raises(PictureError, match=r"test_calls.py: no image"):
+        ask(lambda client: client.predict(__file__, server_side=True, explain=True))
+
+
 def test_many_pictures_are_answered_in_order_and_a_bad_one_is_one_error(ask: Ask, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(SEVEN.read_bytes()[:60])
