@@ -1,6 +1,7 @@
 """The command `glyph`: ask a model server from the shell."""
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -32,6 +33,8 @@ from glyph_client._types import Prediction
 USAGE, PICTURES, NO_ANSWER, REFUSED, INTERRUPTED = 2, 3, 4, 5, 130
 _BAR: Final = 20
 _WATCH_SECONDS: Final = 0.2
+_NO_ANSWER_ERRORS: Final = (Unavailable, DeadlineExceeded, Overloaded)
+_Stamp = tuple[int, int]  # a file's size, and when it was changed
 _IMAGE_SUFFIXES: Final = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 _EXITS: Final = f"""An API key is taken from the environment, from GLYPH_API_KEY.
 
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except CallError as error:
         print(f"glyph: error: {error}", file=sys.stderr)
-        return NO_ANSWER if isinstance(error, Unavailable | DeadlineExceeded | Overloaded) else REFUSED
+        return NO_ANSWER if isinstance(error, _NO_ANSWER_ERRORS) else REFUSED
     except GlyphError as error:
         print(f"glyph: error: {error}", file=sys.stderr)
         return USAGE
@@ -254,11 +257,21 @@ def _models(client: Client, options: argparse.Namespace) -> int:
     return 0
 
 
+def _look(folder: Path) -> dict[Path, _Stamp]:
+    """The pictures in a folder, and what tells that they have changed."""
+    stamps = {}
+    for path in sorted(each for each in folder.iterdir() if each.suffix.lower() in _IMAGE_SUFFIXES):
+        with contextlib.suppress(OSError):  # A file that has gone already, or a link that leads nowhere.
+            status = path.stat()
+            stamps[path] = (status.st_size, status.st_mtime_ns)
+    return stamps
+
+
 def _watch(client: Client, options: argparse.Namespace) -> int:
     table = _Table(["picture" * 4], top=1, truth=False, as_json=options.json)
-    answered: set[Path] = set()
-    sizes: dict[Path, int] = {}
-    interrupted = False
+    seen: dict[Path, _Stamp] = {}
+    answered: dict[Path, _Stamp] = {}
+    interrupted = is_away = False
 
     def interrupt(*_: object) -> NoReturn:
         # Where Python happens to run a destructor, the exception is lost; then the next round finds this.
@@ -268,15 +281,23 @@ def _watch(client: Client, options: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGINT, interrupt)
     while not interrupted:
-        for path in sorted(each for each in options.folder.iterdir() if each.suffix.lower() in _IMAGE_SUFFIXES):
-            size = path.stat().st_size
-            # A file is whole when it has not grown since the last look.
-            if path not in answered and sizes.get(path) == size:
-                answered.add(path)
-                for outcome in client.predict_many([path]):
-                    table.add(path.name, outcome)
-                sys.stdout.flush()
-            sizes[path] = size
+        looked = _look(options.folder)
+        # A file is whole when it has not changed since the last look.
+        whole = [path for path, stamp in looked.items() if seen.get(path) == stamp != answered.get(path)]
+        answered = {path: stamp for path, stamp in answered.items() if path in looked}
+        seen = looked
+        for path in whole:
+            try:
+                (outcome,) = client.predict_many([path])
+            except _NO_ANSWER_ERRORS as error:
+                if not is_away:
+                    print(f"glyph: error: {error} It is tried again.", file=sys.stderr)
+                is_away = True
+                break
+            is_away = False
+            answered[path] = looked[path]
+            table.add(path.name, outcome)
+            sys.stdout.flush()
         time.sleep(_WATCH_SECONDS)
     raise KeyboardInterrupt
 

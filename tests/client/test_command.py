@@ -12,11 +12,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
+import numpy as np
 import pytest
-from glyph_client import cli
+from glyph_client import _codec, cli
+from glyph_client.protos import serving_pb2 as pb
+
+from tests.client.stand_ins import refused
 
 GLYPH = Path(sysconfig.get_path("scripts")) / "glyph"
 SAMPLES = sorted((Path(__file__).resolve().parents[2] / "client" / "samples").glob("*.png"))
+
+
+PROBABILITIES = np.eye(10, dtype=np.float32)[[7]]
+DIGIT = pb.PredictResponse(
+    outputs={"label": _codec.encode(np.array(["7"])), "probabilities": _codec.encode(PROBABILITIES)}
+).SerializeToString()
 
 
 def glyph(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -133,6 +144,38 @@ def test_watch_answers_for_pictures_that_appear(server: Any, start: Any, tmp_pat
         (tmp_path / SAMPLES[1].name).write_bytes(SAMPLES[1].read_bytes())
         process.wait_for(SAMPLES[1].name)
         assert process.end(signal.SIGINT) == 130
+
+
+def test_watch_answers_again_for_what_has_changed(server: Any, start: Any, tmp_path: Path) -> None:
+    zero, one = (path.read_bytes() for path in SAMPLES[:2])
+    picture = tmp_path / "picture.png"
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
+    picture.write_bytes(zero[:60])
+    with start([GLYPH, "watch", tmp_path, "--json", "--server", server.grpc]) as process:
+        assert "damaged" in json.loads(process.wait_for('"error"'))["error"]
+        with picture.open("ab") as file:
+            file.write(zero[60:])
+        assert json.loads(process.wait_for('"label"'))["label"] == "0"
+        picture.write_bytes(one)
+        assert json.loads(process.wait_for('"label"'))["label"] == "1"
+        picture.unlink()
+        (tmp_path / "last.png").write_bytes(zero)
+        process.wait_for("last.png")
+        assert process.end(signal.SIGINT) == 130
+    assert process.log.count('"label"') == 3
+
+
+def test_watch_waits_for_a_server_that_is_away(grpc_stub: Any, start: Any, tmp_path: Path) -> None:
+    def away_at_first(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
+        return refused(method, message, context) if len(stub.asked) < 8 else DIGIT
+
+    stub = grpc_stub(away_at_first)
+    (tmp_path / "zero.png").write_bytes(SAMPLES[0].read_bytes())
+    with start([GLYPH, "watch", tmp_path, "--timeout", "0.3", "--server", stub.target]) as process:
+        assert process.wait_for("zero.png").split()[1] == "7"
+        assert process.end(signal.SIGINT) == 130
+    assert process.log.count("glyph: error: ") == 1
+    assert "shutting down" in process.log
 
 
 def test_watch_ends_though_the_exception_of_an_interruption_is_lost(
