@@ -13,7 +13,7 @@ from glyph_client._base import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
     BaseClient,
-    check_counts,
+    check_many,
     make_options,
 )
 from glyph_client._errors import GlyphError
@@ -117,7 +117,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
     ) -> AsyncIterator[Outcome]:
         """Says what is drawn in each of many pictures, in order; they may come from an asynchronous iterable."""
         spec = self._flows.choose(model, version, label)
-        check_counts(batch_size=batch_size, concurrency=concurrency)
+        check_many(pictures, batch_size=batch_size, concurrency=concurrency)
         seconds = self._timeout if timeout is None else timeout
         return self._predict_many(_asynchronous(pictures), spec, seconds, server_side, batch_size, concurrency)
 

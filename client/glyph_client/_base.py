@@ -1,8 +1,11 @@
 """What the client for threads and the client for asyncio share."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Final, Generic, cast
+
+from PIL import Image
 
 from glyph_client._errors import InputError
 from glyph_client._flows import Attempt, Flows, Interceptor, TransportT
@@ -57,8 +60,13 @@ class BaseClient(Generic[TransportT]):
         return stack
 
 
-def check_counts(**counts: int) -> None:
-    """Raises InputError where one of the numbers is not at least 1."""
+def check_many(pictures: object, **counts: int) -> None:
+    """Raises InputError where the pictures are only one, or one of the numbers is not at least 1."""
+    # Some could be gone through: a path letter by letter, an open file line by line.
+    if isinstance(pictures, str | bytes | bytearray | memoryview | os.PathLike | Image.Image) or hasattr(
+        pictures, "read"
+    ):
+        raise InputError(f"predict_many takes a list of pictures. Received: one, {pictures!r:.100}. Give [picture].")
     for name, count in counts.items():
         if count < 1:
             raise InputError(f"{name} is a number from 1. Received: {count}.")

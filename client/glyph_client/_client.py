@@ -14,7 +14,7 @@ from glyph_client._base import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
     BaseClient,
-    check_counts,
+    check_many,
     make_options,
 )
 from glyph_client._errors import GlyphError
@@ -170,11 +170,11 @@ class Client(BaseClient[Transport]):
             A prediction, or the error of that one picture.
 
         Raises:
-            InputError: a number below 1.
+            InputError: one picture in place of several, or a number below 1.
             CallError: a request failed for another reason than its pictures.
         """
         spec = self._flows.choose(model, version, label)
-        check_counts(batch_size=batch_size, concurrency=concurrency)
+        check_many(pictures, batch_size=batch_size, concurrency=concurrency)
         seconds = self._timeout if timeout is None else timeout
         groups = in_groups(pictures, batch_size)
         return self._predict_many(groups, spec, seconds, concurrency, server_side=server_side)

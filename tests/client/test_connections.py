@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import ssl
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,6 +27,7 @@ from glyph_client import (
 )
 from glyph_client._transports import split_targets
 from glyph_client.protos import serving_pb2 as pb
+from PIL import Image
 
 from tests.client.stand_ins import AVAILABLE, FAST, REST_STATUS, STATUS, Failing, answered, refused, status_at
 
@@ -152,6 +155,14 @@ def test_a_number_of_pictures_is_from_one(kind: Any, name: str) -> None:
     mock: Any = MockTransport(Failing())
     with pytest.raises(InputError, match=f"^{name} is a number from 1. Received: 0"):
         kind(transport=mock).predict_many([], **{name: 0})
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("picture", ["7.png", Path("7.png"), b"\x89PNG", io.BytesIO(), Image.new("L", (28, 28))])
+def test_one_picture_is_not_many(kind: Any, picture: Any) -> None:
+    mock: Any = MockTransport(Failing())
+    with pytest.raises(InputError, match=r"predict_many takes a list of pictures. Received: one, .*Give \[picture\]"):
+        kind(transport=mock).predict_many(picture)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
