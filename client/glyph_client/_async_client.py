@@ -13,6 +13,7 @@ from glyph_client._base import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
     BaseClient,
+    check_headers,
     check_many,
     make_options,
 )
@@ -251,6 +252,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
 
     async def _send(self, attempt: Attempt[AsyncTransport]) -> Response:
         with self._around(attempt):
+            check_headers(attempt.headers)
             attempt.response = await attempt.transport.send(
                 attempt.request, timeout=attempt.timeout, headers=attempt.headers
             )

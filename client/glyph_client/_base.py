@@ -78,10 +78,15 @@ def make_options(
     """What the transports are built with."""
     secrets = {"x-api-key": api_key, "authorization": None if token is None else f"Bearer {token}"}
     named = {**headers, **{name: value for name, value in secrets.items() if value is not None}}
-    for name, value in named.items():
+    check_headers(named)
+    return Options(named, tls or TLS(), compression)
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Raises InputError where one of the headers cannot be sent."""
+    for name, value in headers.items():
         # Values may be secrets, which no message repeats.
         if not (name and name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
             raise InputError(f"a header's name is letters, digits, - and _. Received: {name!r}.")
         if not (value.isascii() and value.isprintable()):
             raise InputError(f"a header's value is printable ASCII. Received: something else for {name!r}.")
-    return Options(named, tls or TLS(), compression)

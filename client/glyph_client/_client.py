@@ -14,6 +14,7 @@ from glyph_client._base import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
     BaseClient,
+    check_headers,
     check_many,
     make_options,
 )
@@ -356,6 +357,7 @@ class Client(BaseClient[Transport]):
         if not self._interceptors:
             return attempt.transport.send(attempt.request, timeout=attempt.timeout, headers=attempt.headers)
         with self._around(attempt):
+            check_headers(attempt.headers)
             attempt.response = attempt.transport.send(attempt.request, timeout=attempt.timeout, headers=attempt.headers)
         return attempt.response
 

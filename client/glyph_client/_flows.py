@@ -47,7 +47,7 @@ class Attempt(Generic[TransportT]):
         number: 1 for the first attempt of a call.
         timeout: seconds left for it.
         headers: sent with it; an interceptor may add to these.
-        response: the answer, once it is there.
+        response: the answer, once it is there; an interceptor that swallows an error must set one.
     """
 
     request: Request
@@ -119,6 +119,11 @@ class Flows(Generic[TransportT]):
                     raise final from error
                 yield Pause(seconds)
             else:
+                if response is None:
+                    raise InputError(
+                        "an interceptor has swallowed an error and put no response in its place. "
+                        "Let the error pass, or set attempt.response."
+                    )
                 self._budget.refill()
                 self.replicas.answered(replica)
                 return cast("Response", response)
