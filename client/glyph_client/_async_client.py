@@ -13,7 +13,8 @@ from glyph_client._base import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
     BaseClient,
-    check_counts,
+    check_headers,
+    check_many,
     make_options,
 )
 from glyph_client._errors import GlyphError
@@ -117,7 +118,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
     ) -> AsyncIterator[Outcome]:
         """Says what is drawn in each of many pictures, in order; they may come from an asynchronous iterable."""
         spec = self._flows.choose(model, version, label)
-        check_counts(batch_size=batch_size, concurrency=concurrency)
+        check_many(pictures, batch_size=batch_size, concurrency=concurrency)
         seconds = self._timeout if timeout is None else timeout
         return self._predict_many(_asynchronous(pictures), spec, seconds, server_side, batch_size, concurrency)
 
@@ -251,6 +252,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
 
     async def _send(self, attempt: Attempt[AsyncTransport]) -> Response:
         with self._around(attempt):
+            check_headers(attempt.headers)
             attempt.response = await attempt.transport.send(
                 attempt.request, timeout=attempt.timeout, headers=attempt.headers
             )

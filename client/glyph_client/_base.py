@@ -1,8 +1,11 @@
 """What the client for threads and the client for asyncio share."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Final, Generic, cast
+
+from PIL import Image
 
 from glyph_client._errors import InputError
 from glyph_client._flows import Attempt, Flows, Interceptor, TransportT
@@ -57,8 +60,13 @@ class BaseClient(Generic[TransportT]):
         return stack
 
 
-def check_counts(**counts: int) -> None:
-    """Raises InputError where one of the numbers is not at least 1."""
+def check_many(pictures: object, **counts: int) -> None:
+    """Raises InputError where the pictures are only one, or one of the numbers is not at least 1."""
+    # Some could be gone through: a path letter by letter, an open file line by line.
+    if isinstance(pictures, str | bytes | bytearray | memoryview | os.PathLike | Image.Image) or hasattr(
+        pictures, "read"
+    ):
+        raise InputError(f"predict_many takes a list of pictures. Received: one, {pictures!r:.100}. Give [picture].")
     for name, count in counts.items():
         if count < 1:
             raise InputError(f"{name} is a number from 1. Received: {count}.")
@@ -70,10 +78,15 @@ def make_options(
     """What the transports are built with."""
     secrets = {"x-api-key": api_key, "authorization": None if token is None else f"Bearer {token}"}
     named = {**headers, **{name: value for name, value in secrets.items() if value is not None}}
-    for name, value in named.items():
+    check_headers(named)
+    return Options(named, tls or TLS(), compression)
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Raises InputError where one of the headers cannot be sent."""
+    for name, value in headers.items():
         # Values may be secrets, which no message repeats.
         if not (name and name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
             raise InputError(f"a header's name is letters, digits, - and _. Received: {name!r}.")
         if not (value.isascii() and value.isprintable()):
             raise InputError(f"a header's value is printable ASCII. Received: something else for {name!r}.")
-    return Options(named, tls or TLS(), compression)

@@ -14,7 +14,8 @@ from glyph_client._base import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
     BaseClient,
-    check_counts,
+    check_headers,
+    check_many,
     make_options,
 )
 from glyph_client._errors import GlyphError
@@ -170,11 +171,11 @@ class Client(BaseClient[Transport]):
             A prediction, or the error of that one picture.
 
         Raises:
-            InputError: a number below 1.
+            InputError: one picture in place of several, or a number below 1.
             CallError: a request failed for another reason than its pictures.
         """
         spec = self._flows.choose(model, version, label)
-        check_counts(batch_size=batch_size, concurrency=concurrency)
+        check_many(pictures, batch_size=batch_size, concurrency=concurrency)
         seconds = self._timeout if timeout is None else timeout
         groups = in_groups(pictures, batch_size)
         return self._predict_many(groups, spec, seconds, concurrency, server_side=server_side)
@@ -209,7 +210,8 @@ class Client(BaseClient[Transport]):
         """Asks any model anything.
 
         Args:
-            inputs: arrays, or nested lists, by input name.
+            inputs: arrays, or nested lists, by input name. An array must have the signature's type; in lists, bools
+                may stand for integers and integers for floats, but floats for no integers.
             signature: which endpoint; `serving_default` if not given.
             model: another model than the client's.
             version: another version.
@@ -355,6 +357,7 @@ class Client(BaseClient[Transport]):
         if not self._interceptors:
             return attempt.transport.send(attempt.request, timeout=attempt.timeout, headers=attempt.headers)
         with self._around(attempt):
+            check_headers(attempt.headers)
             attempt.response = attempt.transport.send(attempt.request, timeout=attempt.timeout, headers=attempt.headers)
         return attempt.response
 

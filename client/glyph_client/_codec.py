@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from glyph_client._errors import InputError
-from glyph_client._types import Array
+from glyph_client._types import Array, utf8
 from glyph_client.protos import serving_pb2 as pb
 
 # TensorFlow's name, its number, NumPy's type (in the wire's little-endian order) and the typed field.
@@ -44,6 +44,8 @@ _OBJECT: Final = np.dtype(object)
 _RAW_BITS: Final = {pb.DT_HALF, pb.DT_BFLOAT16}
 # Whose typed field, when packed, is the array's memory.
 _MEMORY: Final = {pb.DT_FLOAT, pb.DT_DOUBLE, pb.DT_COMPLEX64, pb.DT_COMPLEX128}
+# NumPy's kinds of numbers (bool, integers, floats, complex numbers): each can be told in those of its rank and above.
+_RANK: Final = {"b": 0, "i": 1, "u": 1, "f": 2, "c": 3}
 
 
 def dtype_name(number: int) -> str:
@@ -70,12 +72,13 @@ def as_array(value: Any, dtype: str | None = None) -> Array:
     """An array of anything array-like.
 
     Args:
-        value: arrays keep their type; Python's numbers take the type asked for, else float32 or, where they fit,
-            int32, as in TensorFlow.
-        dtype: TensorFlow's name of the type that Python's numbers become.
+        value: arrays keep their type. Numbers in lists take the type asked for, if they are of its kind or of a
+            narrower one (a bool may become an integer and an integer a float, but no float an integer, even if it is
+            a whole number); else float32 or, where they fit, int32, as in TensorFlow.
+        dtype: TensorFlow's name of the type that numbers in lists become.
 
     Raises:
-        InputError: nothing that makes an array.
+        InputError: nothing that makes an array, or an integer that the type cannot hold.
     """
     if isinstance(value, np.ndarray):
         return value
@@ -87,16 +90,29 @@ def as_array(value: Any, dtype: str | None = None) -> Array:
         array = np.asarray(value)
         if array.dtype.kind == "S":
             return np.asarray(value, _OBJECT)  # NumPy's own strings of bytes lose the zeros at their end.
-        if dtype in _BY_NAME and array.dtype.kind in "biuf":
-            number = _BY_NAME[dtype]
-            return np.asarray(value, np.float32 if number == pb.DT_BFLOAT16 else _BY_NUMBER[number][1])
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError) as error:
         raise InputError(f"an input must be an array or nested lists of one shape ({error}).") from error
+    if dtype in _BY_NAME and array.dtype.kind in _RANK:
+        number = _BY_NAME[dtype]
+        wanted = np.dtype(np.float32) if number == pb.DT_BFLOAT16 else _BY_NUMBER[number][1]
+        if not array.size or _RANK[array.dtype.kind] <= _RANK[wanted.kind]:
+            return _as_held(array, wanted)
+    if dtype in _BY_NAME and array.dtype == _OBJECT:
+        raise InputError(f"an input of {dtype} is made of numbers that fit into it. Received: {value!r:.100}.")
     if array.dtype == np.float64:
         return array.astype(np.float32)
     if array.dtype == np.int64 and array.size and array.min() >= -(2**31) and array.max() < 2**31:
         return array.astype(np.int32)
     return array
+
+
+def _as_held(array: Array, dtype: np.dtype[Any]) -> Array:
+    if array.size and dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        for extreme in (int(array.min()), int(array.max())):
+            if not limits.min <= extreme <= limits.max:
+                raise InputError(f"{dtype} holds {limits.min} to {limits.max}. Received: {extreme}.")
+    return array.astype(dtype)
 
 
 def encode(array: Array) -> pb.TensorProto:
@@ -106,7 +122,7 @@ def encode(array: Array) -> pb.TensorProto:
         array: of any shape. Strings are bytes or str, in arrays of type S, U or object.
 
     Raises:
-        InputError: TensorFlow has no such type, or an object is no string.
+        InputError: TensorFlow has no such type, or an object is no string that can be sent.
     """
     dtype = array.dtype
     if dtype.kind in "OSU":
@@ -132,7 +148,7 @@ def _as_bytes(item: object) -> bytes:
     if isinstance(item, bytes):
         return item
     if isinstance(item, str):
-        return item.encode()
+        return utf8(item)
     raise InputError(f"an array of objects must hold bytes or str only. Received: {item!r:.100}")
 
 

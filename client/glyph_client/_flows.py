@@ -8,7 +8,7 @@ and know nothing of threads or event loops.
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 from glyph_client import _contract
 from glyph_client._errors import CallError, DeadlineExceeded, GlyphError, InputError, InvalidRequest, PictureError
@@ -35,6 +35,7 @@ from glyph_client._types import (
 
 T = TypeVar("T")
 TransportT = TypeVar("TransportT", Transport, AsyncTransport)
+_MOST_SECONDS: Final = 2_000_000.0  # 23 days: sockets count milliseconds in 31 bits
 
 
 @dataclass(slots=True)
@@ -47,7 +48,7 @@ class Attempt(Generic[TransportT]):
         number: 1 for the first attempt of a call.
         timeout: seconds left for it.
         headers: sent with it; an interceptor may add to these.
-        response: the answer, once it is there.
+        response: the answer, once it is there; an interceptor that swallows an error must set one.
     """
 
     request: Request
@@ -102,7 +103,8 @@ class Flows(Generic[TransportT]):
         while True:
             replica = self.replicas.pick(tried)
             try:
-                response = yield Attempt(request, replica, failures + 1, max(deadline.left(), 0.001))
+                seconds = min(max(deadline.left(), 0.001), _MOST_SECONDS)
+                response = yield Attempt(request, replica, failures + 1, seconds)
             except CallError as error:
                 failures += 1
                 model = getattr(getattr(request, "spec", None), "name", None)
@@ -119,6 +121,11 @@ class Flows(Generic[TransportT]):
                     raise final from error
                 yield Pause(seconds)
             else:
+                if response is None:
+                    raise InputError(
+                        "an interceptor has swallowed an error and put no response in its place. "
+                        "Let the error pass, or set attempt.response."
+                    )
                 self._budget.refill()
                 self.replicas.answered(replica)
                 return cast("Response", response)
@@ -159,9 +166,11 @@ class Flows(Generic[TransportT]):
         self, picture: Picture, spec: ModelSpec, deadline: Deadline, *, server_side: bool, explain: bool
     ) -> Flow[Prediction]:
         """One picture."""
-        explanation = (yield Work(lambda: explain_picture(picture))) if explain else None
-        if server_side:
-            request = _contract.files_request(spec, [(yield Work(lambda: read_bytes(picture)))])
+        files = [(yield Work(lambda: read_bytes(picture)))] if server_side else []
+        source = files[0] if files and hasattr(picture, "read") else picture  # An open file can be read only once.
+        explanation = (yield Work(lambda: explain_picture(source))) if explain else None
+        if files:
+            request = _contract.files_request(spec, files)
         elif explanation is not None:
             request = _contract.images_request(spec, explanation.result[None, ..., None])
         else:
@@ -204,6 +213,8 @@ class Flows(Generic[TransportT]):
             request = _contract.files_request(spec, list(files.values()))
             response = cast("PredictResponse", (yield from self.exchange(request, Deadline(timeout))))
         except InvalidRequest as error:
+            if error.code != "INVALID_ARGUMENT" or not (yield from self._reads_files(spec, Deadline(timeout))):
+                raise
             if len(files) == 1:
                 return dict.fromkeys(files, error)
             # The server refuses all for one: halves find which.
@@ -212,6 +223,13 @@ class Flows(Generic[TransportT]):
             first = yield from self._ask_files(dict(items[:middle]), spec, timeout)
             return first | (yield from self._ask_files(dict(items[middle:]), spec, timeout))
         return dict(zip(files, _contract.predictions(response, spec.name, len(files)), strict=True))
+
+    def _reads_files(self, spec: ModelSpec, deadline: Deadline) -> Flow[bool]:
+        """Whether the model can be asked about files at all, so that a refusal may be a picture's fault."""
+        metadata = self._metadata.get((spec.name, spec.version, spec.label))
+        if metadata is None or not _contract.reads_files(metadata):
+            metadata = yield from self.metadata(spec, deadline)
+        return _contract.reads_files(metadata)
 
     def status(self, spec: ModelSpec, deadline: Deadline) -> Flow[list[VersionStatus]]:
         """The model's versions, newest first."""
@@ -231,20 +249,21 @@ class Flows(Generic[TransportT]):
         return models
 
     def wait_until_available(self, spec: ModelSpec, deadline: Deadline) -> Flow[list[VersionStatus]]:
-        """Asks for the status until the version, or any version, is available."""
+        """Asks until the version, the version of that label, or any version, is available."""
         seen = "nothing yet"
         pause = 0.05
         while True:
             try:
                 versions = yield from self.status(replace(spec, label=None), deadline)
-            except CallError as error:
-                seen = f"{error.code}: {error.server_message}"
-            else:
-                if any(each.state == "AVAILABLE" for each in versions):
-                    return versions
                 seen = ", ".join(
                     f"version {each.version} {each.state} {each.error_message}".strip() for each in versions
                 )
+                if any(each.state == "AVAILABLE" for each in versions):
+                    if spec.label is not None:  # A status knows no labels: the signatures are found by them.
+                        yield from self.metadata(spec, deadline)
+                    return versions
+            except CallError as error:
+                seen = f"{error.code}: {error.server_message}"
             if deadline.left() <= pause:
                 raise DeadlineExceeded(
                     "DEADLINE_EXCEEDED", f"not available in time; last seen: {seen}", model=spec.name

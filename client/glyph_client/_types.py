@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,20 @@ Array = NDArray[Any]
 FeatureValue = bytes | str | float | int | Sequence[bytes] | Sequence[str] | Sequence[float] | Sequence[int] | Array
 Example = Mapping[str, FeatureValue]
 State = Literal["UNKNOWN", "START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
+INT64: Final = np.iinfo(np.int64)
+"""The integers that the protocol has room for."""
+
+
+def utf8(text: str) -> bytes:
+    """A text as it is sent.
+
+    Raises:
+        InputError: UTF-8 has no bytes for it.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"a text cannot be sent: it holds half a surrogate pair. Received: {text!r:.100}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +50,10 @@ class ModelSpec:
         if self.version is not None and self.label is not None:
             received = f"{self.version} and {self.label!r}"
             raise InputError(f"a model is asked by version or by label, not by both. Received: {received}.")
+        if self.version is not None and not INT64.min <= self.version <= INT64.max:
+            raise InputError(f"a version is a number of 64 bits. Received: {self.version}.")
+        for text in (self.name, self.label, self.signature):
+            utf8(text or "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from glyph_client import _codec
 from glyph_client._errors import CODES, InputError, call_error
 from glyph_client._lookalikes import Lookalikes
 from glyph_client._types import (
+    INT64,
     Array,
     Class,
     ClassifyRequest,
@@ -35,6 +36,7 @@ from glyph_client._types import (
     StatusResponse,
     TensorSpec,
     VersionStatus,
+    utf8,
 )
 from glyph_client.protos import serving_pb2 as pb
 
@@ -72,7 +74,10 @@ def encode(request: Request) -> bytes:
         case MetadataRequest():
             spec = _spec(request.spec)
             return pb.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"]).SerializeToString()
-    models = pb.ModelConfigList(config=[_model_config(model) for model in request.models])
+    try:
+        models = pb.ModelConfigList(config=[_model_config(model) for model in request.models])
+    except ValueError as error:
+        raise InputError(f"a configuration cannot be sent ({error}). Received: {request.models!r:.300}.") from error
     return pb.ReloadConfigRequest(config=pb.ModelServerConfig(model_config_list=models)).SerializeToString()
 
 
@@ -180,14 +185,19 @@ def feature_values(name: str, value: FeatureValue) -> list[bytes] | list[float] 
     """A feature's values as one list of bytes, floats or integers.
 
     Raises:
-        InputError: they are none of these.
+        InputError: they are none of these, or a text or an integer cannot be sent.
     """
-    if isinstance(value, np.ndarray | np.generic):
+    utf8(name)
+    if isinstance(value, np.ndarray):
         value = value.tolist()
     items: list[object] = list(value) if isinstance(value, list | tuple) else [value]
+    items = [item.item() if isinstance(item, np.generic) else item for item in items]
     if all(isinstance(item, bytes | str) for item in items):
-        return [item.encode() if isinstance(item, str) else item for item in cast("list[bytes | str]", items)]
+        return [utf8(item) if isinstance(item, str) else item for item in cast("list[bytes | str]", items)]
     if all(isinstance(item, int | float) for item in items):
+        for item in items:
+            if isinstance(item, int) and not INT64.min <= item <= INT64.max:
+                raise InputError(f"the feature {name!r} of an example holds integers of 64 bits. Received: {item}.")
         return cast("list[float] | list[int]", items)
     raise InputError(
         f"the feature {name!r} of an example must be bytes, a string, numbers, or a list of these. "

@@ -1,6 +1,8 @@
 """The command `glyph`: ask a model server from the shell."""
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import signal
@@ -29,9 +31,12 @@ from glyph_client._flows import Outcome
 from glyph_client._transports.base import TLS
 from glyph_client._types import Prediction
 
-USAGE, PICTURES, NO_ANSWER, REFUSED, INTERRUPTED = 2, 3, 4, 5, 130
+USAGE, PICTURES, NO_ANSWER, REFUSED, UNWRITTEN, INTERRUPTED = 2, 3, 4, 5, 6, 130
 _BAR: Final = 20
+_MOST_IMAGES: Final = (2**31 - 1) // (28 * 28)  # of one byte a pixel, in a message of 2 GiB
 _WATCH_SECONDS: Final = 0.2
+_NO_ANSWER_ERRORS: Final = (Unavailable, DeadlineExceeded, Overloaded)
+_Stamp = tuple[int, int]  # a file's size, and when it was changed
 _IMAGE_SUFFIXES: Final = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 _EXITS: Final = f"""An API key is taken from the environment, from GLYPH_API_KEY.
 
@@ -41,6 +46,7 @@ exit codes:
   {PICTURES}  at least one picture cannot be read (the others are answered)
   {NO_ANSWER}  no answer: nobody there, no time left, or too much load
   {REFUSED}  the server refused, or failed
+  {UNWRITTEN}  the answers cannot be written to standard output
 """
 
 
@@ -52,6 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Such a picture is refused with a message.
+    if sys.stdout is None:
+        _say("error: standard output is closed, so that no answer can be written. Leave it open.")
+        return UNWRITTEN
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The names of files need not be text, and what is text need not have a place in the terminal's encoding.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with Client(
             options.server,
@@ -65,21 +77,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except CallError as error:
-        print(f"glyph: error: {error}", file=sys.stderr)
-        return NO_ANSWER if isinstance(error, Unavailable | DeadlineExceeded | Overloaded) else REFUSED
+        _say(f"error: {error}")
+        return NO_ANSWER if isinstance(error, _NO_ANSWER_ERRORS) else REFUSED
     except GlyphError as error:
-        print(f"glyph: error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return USAGE
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            # Whoever read this has gone: there is nothing more to say, not even while closing.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Nothing more can be written, not even what is left over when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # Whoever read this has gone.
             return 0
-        print(f"glyph: error: {error.filename}: {error.strerror}. Give a folder that can be read.", file=sys.stderr)
-        return USAGE
+        _say(f"error: the answers cannot be written to standard output: {error.strerror}.")
+        return UNWRITTEN
     except KeyboardInterrupt:
-        print("glyph: interrupted", file=sys.stderr)
+        _say("interrupted")
         return INTERRUPTED
+
+
+def _say(message: str) -> None:
+    """Tells the user, unless nobody can be told."""
+    if sys.stderr is not None:  # Without it, print() would take standard output.
+        with contextlib.suppress(OSError):
+            print(f"glyph: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -136,13 +155,21 @@ def _parser() -> argparse.ArgumentParser:
 def _predict(client: Client, options: argparse.Namespace) -> int:
     _require_positive(options, "top")
     names = ["standard input" if file == "-" else file for file in options.files]
-    pictures: Iterator[str | bytes] = (sys.stdin.buffer.read() if file == "-" else file for file in options.files)
+    pictures: Iterator[str | bytes] = (_standard_input() if file == "-" else file for file in options.files)
     outcomes = client.predict_many(pictures, server_side=options.server_side)
     table = _Table(names, top=options.top, truth=options.truth, as_json=options.json)
     for name, outcome in zip(names, outcomes, strict=True):
         table.add(name, outcome)
     table.finish()
     return PICTURES if table.failed else 0
+
+
+def _standard_input() -> bytes:
+    """All that can be read there: nothing if it is closed."""
+    try:
+        return sys.stdin.buffer.read() if sys.stdin is not None else b""
+    except OSError:
+        return b""
 
 
 class _Table:
@@ -154,7 +181,7 @@ class _Table:
         self._top, self._truth, self._json = top, truth, as_json
         self._width = max(len("picture"), *(len(name) for name in names))
         self._total, self._done = len(names), 0
-        self._progress = sys.stderr.isatty() and not sys.stdout.isatty()
+        self._progress = sys.stderr is not None and sys.stderr.isatty() and not sys.stdout.isatty()
         unicode = (sys.stdout.encoding or "").lower().startswith("utf")
         self._full, self._empty = ("█", "░") if unicode else ("#", ".")
 
@@ -175,7 +202,7 @@ class _Table:
             if self._json:
                 print(json.dumps({"picture": name, "error": str(outcome)}))
             message = str(outcome) if name in str(outcome) else f"{name}: {outcome}"
-            print(f"glyph: error: {message}", file=sys.stderr)
+            _say(f"error: {message}")
         if self._progress:
             print(f"\r{self._done}/{self._total}", end="\n" if self._done == self._total else "", file=sys.stderr)
 
@@ -254,11 +281,25 @@ def _models(client: Client, options: argparse.Namespace) -> int:
     return 0
 
 
+def _look(folder: Path) -> dict[Path, _Stamp]:
+    """The pictures in a folder, and what tells that they have changed."""
+    try:
+        paths = sorted(each for each in folder.iterdir() if each.suffix.lower() in _IMAGE_SUFFIXES)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}. Give a folder that can be read.") from error
+    stamps = {}
+    for path in paths:
+        with contextlib.suppress(OSError):  # A file that has gone already, or a link that leads nowhere.
+            status = path.stat()
+            stamps[path] = (status.st_size, status.st_mtime_ns)
+    return stamps
+
+
 def _watch(client: Client, options: argparse.Namespace) -> int:
     table = _Table(["picture" * 4], top=1, truth=False, as_json=options.json)
-    answered: set[Path] = set()
-    sizes: dict[Path, int] = {}
-    interrupted = False
+    seen: dict[Path, _Stamp] = {}
+    answered: dict[Path, _Stamp] = {}
+    interrupted = is_away = False
 
     def interrupt(*_: object) -> NoReturn:
         # Where Python happens to run a destructor, the exception is lost; then the next round finds this.
@@ -268,15 +309,23 @@ def _watch(client: Client, options: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGINT, interrupt)
     while not interrupted:
-        for path in sorted(each for each in options.folder.iterdir() if each.suffix.lower() in _IMAGE_SUFFIXES):
-            size = path.stat().st_size
-            # A file is whole when it has not grown since the last look.
-            if path not in answered and sizes.get(path) == size:
-                answered.add(path)
-                for outcome in client.predict_many([path]):
-                    table.add(path.name, outcome)
-                sys.stdout.flush()
-            sizes[path] = size
+        looked = _look(options.folder)
+        # A file is whole when it has not changed since the last look.
+        whole = [path for path, stamp in looked.items() if seen.get(path) == stamp != answered.get(path)]
+        answered = {path: stamp for path, stamp in answered.items() if path in looked}
+        seen = looked
+        for path in whole:
+            try:
+                (outcome,) = client.predict_many([path])
+            except _NO_ANSWER_ERRORS as error:
+                if not is_away:
+                    _say(f"error: {error} It is tried again.")
+                is_away = True
+                break
+            is_away = False
+            answered[path] = looked[path]
+            table.add(path.name, outcome)
+            sys.stdout.flush()
         time.sleep(_WATCH_SECONDS)
     raise KeyboardInterrupt
 
@@ -284,6 +333,8 @@ def _watch(client: Client, options: argparse.Namespace) -> int:
 def _bench(client: Client, options: argparse.Namespace) -> int:
     for name in ("requests", "concurrency", "batch"):
         _require_positive(options, name)
+    if options.batch > _MOST_IMAGES:
+        raise InputError(f"--batch is at most {_MOST_IMAGES}, as a message is 2 GiB. Received: {options.batch}.")
     image = np.zeros((options.batch, 28, 28, 1), np.uint8)
     image[:, 4:24, 13:16] = 255
 

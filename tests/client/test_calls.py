@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 from glyph_client import (
     AsyncClient,
+    Attempt,
     Client,
     DeadlineExceeded,
     InputError,
@@ -74,6 +78,13 @@ def test_the_stages_of_preprocessing_can_be_kept(ask: Ask) -> None:
     assert list(explanation.images()) == ["grey", "ink", "crop", "resized", "result"]
 
 
+def test_an_open_file_is_read_once_for_its_stages_and_for_the_server(ask: Ask) -> None:
+    answer = ask(lambda client: client.predict(io.BytesIO(SEVEN.read_bytes()), server_side=True, explain=True))
+    assert (answer.label, answer.explanation.untouched) == ("7", True)
+    with pytest.raises(PictureError, match=r"test_calls.py: no image"):
+        ask(lambda client: client.predict(__file__, server_side=True, explain=True))
+
+
 def test_many_pictures_are_answered_in_order_and_a_bad_one_is_one_error(ask: Ask, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(SEVEN.read_bytes()[:60])
@@ -99,6 +110,24 @@ def test_many_files_preprocessed_by_the_server_find_the_bad_one(ask: Ask, tmp_pa
     assert [type(each) for each in outcomes] == [Prediction, InvalidRequest, Prediction, PictureError]
     assert ask(lambda client: client.predict_many([], server_side=True)) == []
     assert [PictureError] == [type(each) for each in ask(lambda c: c.predict_many(["none.png"], server_side=True))]
+
+
+@pytest.mark.parametrize("choice", [{"model": "half_plus_two"}, {"label": "nowhere"}])
+def test_no_picture_is_to_blame_where_the_model_reads_no_files(server: Any, choice: dict[str, str]) -> None:
+    asked: list[Attempt[Any]] = []
+
+    def watched(attempt: Attempt[Any]) -> contextlib.AbstractContextManager[None]:
+        asked.append(attempt)
+        return contextlib.nullcontext()
+
+    for target in (server.grpc, server.rest):
+        asked.clear()
+        with Client(target, timeout=60, interceptors=[watched], **choice) as client:  # type: ignore[arg-type]
+            with pytest.raises(InvalidRequest, match=r"image_bytes|nowhere"):
+                list(client.predict_many([SEVEN] * 64, server_side=True))
+            with pytest.raises(InvalidRequest, match=r"image_bytes|nowhere"):
+                list(client.predict_many([SEVEN], server_side=True))
+        assert len(asked) <= 4
 
 
 def test_an_array_of_images_is_answered_image_by_image(ask: Ask, digits: NDArray[np.uint8]) -> None:
@@ -161,6 +190,7 @@ def test_any_signature_can_be_called(ask: Ask, digits: NDArray[np.uint8]) -> Non
         ({"picture": 1}, {}, r"serving_default takes other inputs. Received: \['picture'\] \(it takes image: uint8"),
         ({"image": np.zeros((1, 784), np.uint8)}, {}, r"must be uint8 \[N, 28, 28, 1\]. Received: uint8 \[1, 784\]"),
         ({"image": np.zeros((1, 28, 28, 1))}, {}, r"Received: float64 \[1, 28, 28, 1\]. Convert it: array.astype"),
+        ({"image": np.zeros((1, 28, 28, 1)).tolist()}, {}, r"Received: float32 \[1, 28, 28, 1\]. Convert it: array"),
         ({"image": [[1], [1, 2]]}, {}, "nested lists of one shape"),
         ({"image": 1}, {"signature": "none"}, r"no such signature. Received: 'none' \(it has: .*serving_default"),
         ({"image": np.zeros((1, 28, 28, 1), np.uint8)}, {"output_filter": ["x"]}, r"no such output. Received: \['x'\]"),
@@ -180,6 +210,40 @@ def test_what_does_not_fit_the_signature_is_refused_before_it_is_sent(
 
 def test_pythons_numbers_take_the_signatures_type(client: Client, digits: NDArray[np.uint8]) -> None:
     assert client.call({"image": digits[:1, ..., None].tolist()})["label"][0] == b"7"
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"n": [1.9]},
+        {"n": [2.0]},
+        {"n": [np.float32(1.9)]},
+        {"n": np.array([2.0])},
+        {"b": [0.1]},
+        {"b": [1]},
+        {"b": np.array([1])},
+        {"x": [1j]},
+        {"n": [2**63]},
+        {"n": [np.uint64(2**63)]},
+        {"n": [2**70]},
+        {"n": [None]},
+        {"s": ["\ud800"]},
+    ],
+    ids=repr,
+)
+def test_no_value_in_a_list_is_changed_to_fit(ask: Ask, inputs: dict[str, Any]) -> None:
+    whole = {"b": [True], "n": [1], "s": ["a"], "x": [1.0]}
+    with pytest.raises(InputError, match="Received: "):
+        ask(lambda client: client.call(whole | inputs, model="half_plus_two", signature="multi"))
+
+
+def test_narrower_numbers_in_lists_stand_for_wider_ones(ask: Ask) -> None:
+    inputs: dict[str, Any] = {"b": [np.True_], "n": [True], "s": ["a"], "x": [np.uint8(1)]}
+    outputs = ask(lambda client: client.call(inputs, model="half_plus_two", signature="multi"))
+    assert (outputs["n"].tolist(), outputs["x"].tolist()) == ([2], [2.0])
+    none: dict[str, Any] = {"b": [], "n": [], "s": [], "x": []}
+    outputs = ask(lambda client: client.call(none, model="half_plus_two", signature="multi"))
+    assert {name: array.size for name, array in outputs.items()} == {"b": 0, "n": 0, "s": 0, "x": 0}
 
 
 def test_examples_are_classified(ask: Ask) -> None:
@@ -253,6 +317,24 @@ def test_a_model_that_is_not_there_is_named(ask: Ask) -> None:
 
 def test_waiting_ends_at_once_where_the_model_is_available(ask: Ask) -> None:
     assert ask(lambda client: client.wait_until_available(30))[0].state == "AVAILABLE"
+
+
+def test_waiting_for_a_label_ends_when_calls_can_ask_it(server: Any, configuration: list[ModelConfig]) -> None:
+    digits, half_plus_two = configuration
+    labelled = replace(half_plus_two, labels={"stable": 1, "canary": 3})
+    for target in (server.grpc, server.rest):
+        with (
+            Client(server.grpc) as operator,
+            Client(target, model="half_plus_two", label="canary") as client,
+            ThreadPoolExecutor() as pool,
+        ):
+            with pytest.raises(DeadlineExceeded, match=r"last seen: .*canary"):
+                client.wait_until_available(0.1)
+            waiting = pool.submit(client.wait_until_available, 60)
+            operator.reload_config([digits, labelled])
+            assert [each.version for each in waiting.result()] == [3, 1]
+            assert client.call({"x": [[1.0]]})["y"].tolist() == [[2.5]]
+            operator.reload_config(configuration)
 
 
 def test_waiting_for_what_never_comes_says_what_was_seen(server: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -12,11 +13,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
+import numpy as np
 import pytest
-from glyph_client import cli
+from glyph_client import _codec, cli
+from glyph_client.protos import serving_pb2 as pb
+
+from tests.client.stand_ins import refused
 
 GLYPH = Path(sysconfig.get_path("scripts")) / "glyph"
 SAMPLES = sorted((Path(__file__).resolve().parents[2] / "client" / "samples").glob("*.png"))
+
+
+PROBABILITIES = np.eye(10, dtype=np.float32)[[7]]
+DIGIT = pb.PredictResponse(
+    outputs={"label": _codec.encode(np.array(["7"])), "probabilities": _codec.encode(PROBABILITIES)}
+).SerializeToString()
 
 
 def glyph(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -92,15 +104,76 @@ def test_failures_have_their_exit_codes(server: Any, free_ports: Any, tmp_path: 
     for arguments, code, words in [
         (["status", "--server", nobody, "--timeout", "1"], 4, "UNAVAILABLE"),
         (["status", "--server", server.grpc, "--model", "nope"], 5, "NOT_FOUND"),
+        (
+            ["predict", SAMPLES[0], "--server-side", "--server", server.rest, "--model", "half_plus_two"],
+            5,
+            "image_bytes",
+        ),
         (["status", "--server", "nohost"], 2, "no address of a server"),
         (["predict", "x.png", "--top", "0"], 2, "--top is a number from 1. Received: 0"),
-        (["watch", tmp_path / "none"], 2, "No such file or directory"),
+        (["watch", tmp_path / "none"], 2, "none: No such file or directory. Give a folder"),
+        (["status", "--version", "9" * 20], 2, "a version is a number of 64 bits. Received: 99999"),
+        (["status", "--model", os.fsdecode(b"\xff")], 2, r"Received: '\udcff'"),
+        (
+            ["bench", "--batch", "1000000000"],
+            2,
+            "--batch is at most 2739137, as a message is 2 GiB. Received: 1000000000",
+        ),
         (["nonsense"], 2, "invalid choice"),
     ]:
         done = glyph(*arguments)
         assert done.returncode == code, done.stderr
         assert words in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "arguments", "code", "words"),
+    [
+        (">&-", ["status"], 6, "glyph: error: standard output is closed"),
+        ("2>&-", ["status"], 0, "AVAILABLE"),
+        ("2>&-", ["status", "--model", "nope"], 5, ""),
+        ("2>/dev/full", ["status", "--model", "nope"], 5, ""),
+        (">/dev/full", ["status"], 6, "glyph: error: the answers cannot be written to standard output: No space left"),
+        (">/dev/full", ["predict", SAMPLES[0]], 6, "No space left"),
+        ("<&-", ["predict", "-"], 3, "glyph: error: standard input: bytes: no image"),
+        ("0>/dev/null", ["predict", "-"], 3, "glyph: error: standard input: bytes: no image"),
+        ("<&- >&- 2>&-", ["predict", "-"], 6, ""),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_one_line(
+    server: Any, redirection: str, arguments: list[Any], code: int, words: str
+) -> None:
+    command = ["sh", "-c", f'exec "$0" "$@" {redirection}', GLYPH, *arguments, "--server", server.grpc]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr
+    assert words in done.stdout + done.stderr
+    assert len(done.stderr.splitlines()) <= 1
+    assert "error" not in done.stdout
+
+
+def test_names_that_the_output_has_no_letters_for_are_spelled(server: Any, tmp_path: Path) -> None:
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for name, spelled, environment in [
+        (os.fsdecode(b"\xff.png"), r"\udcff.png", os.environ),
+        ("é.png", r"\xe9.png", ascii_only),
+    ]:
+        (tmp_path / name).write_bytes(SAMPLES[0].read_bytes())
+        done = glyph("predict", tmp_path / name, "--server", server.grpc, env=environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[1].split()[:2] == [f"{tmp_path}/{spelled}", "0"]
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_time_need_not_be_limited(server: Any, protocol: str) -> None:
+    for seconds in ("inf", "1e10"):
+        assert glyph("status", "--timeout", seconds, "--server", getattr(server, protocol)).returncode == 0
+
+
+def test_the_command_can_be_run_from_python(server: Any) -> None:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert cli.main(["status", "--server", server.grpc]) == 0
+    assert "AVAILABLE" in printed.getvalue()
 
 
 def test_status_and_models_are_shown(server: Any) -> None:
@@ -128,6 +201,38 @@ def test_watch_answers_for_pictures_that_appear(server: Any, start: Any, tmp_pat
         (tmp_path / SAMPLES[1].name).write_bytes(SAMPLES[1].read_bytes())
         process.wait_for(SAMPLES[1].name)
         assert process.end(signal.SIGINT) == 130
+
+
+def test_watch_answers_again_for_what_has_changed(server: Any, start: Any, tmp_path: Path) -> None:
+    zero, one = (path.read_bytes() for path in SAMPLES[:2])
+    picture = tmp_path / "picture.png"
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
+    picture.write_bytes(zero[:60])
+    with start([GLYPH, "watch", tmp_path, "--json", "--server", server.grpc]) as process:
+        assert "damaged" in json.loads(process.wait_for('"error"'))["error"]
+        with picture.open("ab") as file:
+            file.write(zero[60:])
+        assert json.loads(process.wait_for('"label"'))["label"] == "0"
+        picture.write_bytes(one)
+        assert json.loads(process.wait_for('"label"'))["label"] == "1"
+        picture.unlink()
+        (tmp_path / "last.png").write_bytes(zero)
+        process.wait_for("last.png")
+        assert process.end(signal.SIGINT) == 130
+    assert process.log.count('"label"') == 3
+
+
+def test_watch_waits_for_a_server_that_is_away(grpc_stub: Any, start: Any, tmp_path: Path) -> None:
+    def away_at_first(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
+        return refused(method, message, context) if len(stub.asked) < 8 else DIGIT
+
+    stub = grpc_stub(away_at_first)
+    (tmp_path / "zero.png").write_bytes(SAMPLES[0].read_bytes())
+    with start([GLYPH, "watch", tmp_path, "--timeout", "0.3", "--server", stub.target]) as process:
+        assert process.wait_for("zero.png").split()[1] == "7"
+        assert process.end(signal.SIGINT) == 130
+    assert process.log.count("glyph: error: ") == 1
+    assert "shutting down" in process.log
 
 
 def test_watch_ends_though_the_exception_of_an_interruption_is_lost(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import ssl
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,6 +27,7 @@ from glyph_client import (
 )
 from glyph_client._transports import split_targets
 from glyph_client.protos import serving_pb2 as pb
+from PIL import Image
 
 from tests.client.stand_ins import AVAILABLE, FAST, REST_STATUS, STATUS, Failing, answered, refused, status_at
 
@@ -154,6 +157,14 @@ def test_a_number_of_pictures_is_from_one(kind: Any, name: str) -> None:
         kind(transport=mock).predict_many([], **{name: 0})
 
 
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("picture", ["7.png", Path("7.png"), b"\x89PNG", io.BytesIO(), Image.new("L", (28, 28))])
+def test_one_picture_is_not_many(kind: Any, picture: Any) -> None:
+    mock: Any = MockTransport(Failing())
+    with pytest.raises(InputError, match=r"predict_many takes a list of pictures. Received: one, .*Give \[picture\]"):
+        kind(transport=mock).predict_many(picture)
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_an_answer_may_be_larger_than_four_megabytes(grpc_stub: Any, asynchronous: bool) -> None:
     status = pb.StatusProto(error_message="m" * 5_000_000)
@@ -194,6 +205,51 @@ def test_interceptors_surround_each_attempt_and_may_add_headers(grpc_stub: Any) 
         client.status()
     assert seen == ["UNAVAILABLE", StatusResponse(AVAILABLE)]
     assert [headers["x-attempt"] for _, _, headers in stub.asked] == ["1", "2"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_interceptor_that_swallows_an_error_answers_itself(free_ports: Any, asynchronous: bool) -> None:
+    @contextmanager
+    def interceptor(attempt: Any) -> Any:
+        with suppress(CallError):
+            yield
+        attempt.response = own
+
+    for own in (StatusResponse(AVAILABLE), None):
+        expected = (
+            pytest.raises(InputError, match="interceptor has swallowed an error") if own is None else nullcontext()
+        )
+        with expected:
+            target = f"127.0.0.1:{free_ports(1)[0]}"
+            assert status_at(target, asynchronous=asynchronous, interceptors=[interceptor]) == AVAILABLE
+
+
+@pytest.mark.parametrize("kind", ["grpc", "rest"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("header", [("x-team", "☃"), ("x-team", "a\nb"), ("x team", "a")])
+def test_a_header_of_an_interceptor_that_cannot_be_sent_is_refused(
+    grpc_stub: Any, rest_stub: Any, kind: str, header: tuple[str, str], asynchronous: bool
+) -> None:
+    seen: list[Any] = []
+
+    @contextmanager
+    def witness(attempt: Any) -> Any:
+        try:
+            yield
+        except InputError as error:
+            seen.append(error)
+            raise
+
+    @contextmanager
+    def interceptor(attempt: Any) -> Any:
+        attempt.headers.update([header])
+        yield
+
+    stub = grpc_stub(answered) if kind == "grpc" else rest_stub(lambda *_: (200, REST_STATUS, {}))
+    with pytest.raises(InputError, match="a header's") as error:
+        status_at(stub.target, asynchronous=asynchronous, interceptors=[witness, interceptor])
+    assert seen == [error.value]
+    assert stub.asked == []
 
 
 def test_opentelemetry_gets_a_span_for_each_attempt_and_the_server_is_told_of_it(grpc_stub: Any) -> None:

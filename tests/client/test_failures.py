@@ -314,11 +314,25 @@ def test_a_new_versions_signature_is_noticed() -> None:
     assert isinstance(mock.requests[-2], MetadataRequest)
 
 
-def test_a_model_that_does_not_read_digits_is_told_apart() -> None:
-    answer = MockTransport(lambda _: PredictResponse({"y": np.zeros(1, np.float32)}, ModelSpec("m", 1)))
-    with pytest.raises(
-        InputError, match=r"model digits is none that predict can ask.*Received: \{'y': 'float32 \[1\]'"
-    ):
+LABEL, PROBABILITIES = np.array([b"7"], object), np.eye(10, dtype=np.float32)[[7]]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "received"),
+    [
+        ({"y": np.zeros(1, np.float32)}, r"\{'y': 'float32 \[1\]'\} for N = 1"),
+        ({"label": LABEL}, r"\{'label': 'object \[1\]'\}"),
+        ({"label": np.array([7]), "probabilities": PROBABILITIES}, r"'label': 'int64 \[1\]'"),
+        ({"label": LABEL[:0], "probabilities": PROBABILITIES}, r"'label': 'object \[0\]'"),
+        ({"label": LABEL, "probabilities": PROBABILITIES[0]}, r"'probabilities': 'float32 \[10\]'"),
+        ({"label": LABEL, "probabilities": PROBABILITIES[:, :0]}, r"'probabilities': 'float32 \[1, 0\]'"),
+        ({"label": LABEL, "probabilities": np.repeat(PROBABILITIES, 2, 0)}, r"'probabilities': 'float32 \[2, 10\]'"),
+        ({"label": LABEL, "probabilities": np.array([[b"x"]], object)}, r"'probabilities': 'object \[1, 1\]'"),
+    ],
+)
+def test_a_model_that_does_not_read_digits_is_told_apart(outputs: dict[str, Any], received: str) -> None:
+    answer = MockTransport(lambda _: PredictResponse(outputs, ModelSpec("m", 1)))
+    with pytest.raises(InputError, match=f"model digits is none that predict can ask: .*Received: .*{received}"):
         Client(transport=answer).predict(np.eye(40))
 
 

@@ -22,6 +22,7 @@ from glyph_client import (
     ServerFault,
     StatusRequest,
     _codec,
+    _json,
     _wire,
 )
 from glyph_client._lookalikes import Lookalikes
@@ -357,6 +358,47 @@ def test_a_typed_field_repeats_its_last_value_and_an_empty_one_is_zeros() -> Non
 def test_a_feature_is_bytes_text_or_numbers(value: Any) -> None:
     with pytest.raises(InputError, match="feature 'f' of an example must be"):
         _wire.encode(ClassifyRequest(ModelSpec("m"), [{"f": value}]))
+
+
+@pytest.mark.parametrize("value", [[np.float32(1.5)], np.array([np.float32(1.5)], object), (np.float64(1.5),)])
+def test_numpys_numbers_in_lists_are_numbers(value: Any) -> None:
+    assert _wire.feature_values("f", value) == [1.5]
+
+
+@pytest.mark.parametrize("encode", [_wire.encode, _json.encode])
+@pytest.mark.parametrize(
+    ("example", "received"),
+    [
+        ({"f": 2**70}, "'f'.* 64 bits. Received: 1180591620717411303424"),
+        ({"f": np.array([2**63], np.uint64)}, "Received: 9223372036854775808"),
+        ({"f": [1.5, 10**400]}, "Received: 1000"),
+        ({"f": ["a", "\ud800"]}, r"Received: '\\ud800'"),
+        ({"\ud800": 1}, r"Received: '\\ud800'"),
+    ],
+)
+def test_a_value_that_the_protocol_has_no_room_for_is_named(encode: Any, example: Any, received: str) -> None:
+    with pytest.raises(InputError, match=received):
+        encode(ClassifyRequest(ModelSpec("m"), [example]))
+
+
+@pytest.mark.parametrize("config", [ModelConfig("a", "/a", labels={"stable": 2**70}), ModelConfig("a", "/\udcff")])
+def test_a_configuration_that_the_protocol_has_no_room_for_is_shown(config: ModelConfig) -> None:
+    with pytest.raises(InputError, match=r"a configuration cannot be sent .*Received: \[ModelConfig\(name='a'"):
+        _wire.encode(ReloadRequest([config]))
+
+
+@pytest.mark.parametrize(
+    ("spec", "received"),
+    [
+        ({"version": 2**70}, "a version is a number of 64 bits. Received: 1180591620717411303424"),
+        ({"label": "\ud800"}, r"Received: '\\ud800'"),
+        ({"name": "\udcff"}, r"Received: '\\udcff'"),
+        ({"signature": "\ud800"}, r"Received: '\\ud800'"),
+    ],
+)
+def test_a_model_that_the_protocol_has_no_room_for_is_named(spec: dict[str, Any], received: str) -> None:
+    with pytest.raises(InputError, match=received):
+        ModelSpec(**{"name": "m", **spec})
 
 
 @pytest.mark.parametrize(
