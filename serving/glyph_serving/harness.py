@@ -122,8 +122,7 @@ def failure_error(what: str, failures: Sequence[Failure]) -> ServingError:
 def fingerprint(path: Path) -> object:
     """Changes when anything in a version's folder does."""
     try:
-        return sorted(
-            (str(file), stat.st_size, stat.st_mtime_ns) for file in path.rglob("*") if (stat := file.stat()) is not None
-        )
+        files = [(str(file), file.lstat()) for file in path.rglob("*")]  # a link may lead nowhere
+        return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
     except OSError:
         return time.monotonic()

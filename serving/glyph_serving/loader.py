@@ -79,7 +79,7 @@ class Loader:
         """
         flags = self._config.flags
         records = list(self._warmup_records(path)) if flags.enable_model_warmup else []
-        is_large = not records and sum(file.stat().st_size for file in path.rglob("*")) > _LARGE_BYTES
+        is_large = not records and _bytes_in(path) > _LARGE_BYTES
         if is_large or self._session_config.intra_op_parallelism_threads:
             return self._load_and_warm_up(name, version, path, self._session_config, records)[0]
         one_thread = config_pb2.ConfigProto(intra_op_parallelism_threads=1)
@@ -159,6 +159,10 @@ class Loader:
         if batching is not None:
             configuration.check_batching(batching)
         return batching
+
+
+def _bytes_in(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 class _BatchMetrics:

@@ -15,6 +15,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.client import session as tf_session
 from tensorflow.python.framework import dtypes, errors_impl, ops
+from tensorflow.python.ops import gen_array_ops, gen_logging_ops, gen_math_ops
 from tensorflow.python.platform import tf_logging
 from tensorflow.python.saved_model import loader_impl
 
@@ -66,8 +67,11 @@ class TensorSpec:
 
     @cached_property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """The dtype of arrays that hold it; strings are arrays of ``bytes`` objects."""
-        dtype: np.dtype[Any] = np.dtype(self.dtype.as_numpy_dtype)
+        """The dtype of arrays that hold it; strings are arrays of ``bytes`` objects. What none holds fits no array."""
+        try:
+            dtype: np.dtype[Any] = np.dtype(self.dtype.as_numpy_dtype)
+        except KeyError:
+            dtype = np.dtype([("none", np.void)])
         return dtype
 
 
@@ -219,7 +223,7 @@ def _run(
                     )
                 )
     options = config_pb2.CallableOptions(
-        feed=[spec.tensor for spec in inputs.values()], fetch=[spec.tensor for spec in outputs.values()]
+        feed=[spec.tensor for spec in inputs.values()], fetch=[_fetched(session, spec) for spec in outputs.values()]
     )
     options.run_options.inter_op_thread_pool = -1  # in the caller's thread: a hop to a pool costs as much as the model
     try:
@@ -232,6 +236,8 @@ def _run(
             outputs: Arrays = list(call(*arrays))
         except errors_impl.OpError as error:
             raise from_tensorflow(error) from error
+        except UnicodeDecodeError as error:  # what is to be told quotes bytes that are no text; its code is lost
+            raise invalid_argument(bytes(error.object).decode(errors="replace")) from error
         return [_scalar_string(output) if isinstance(output, bytes) else output for output in outputs]
 
     def run_on_strings(arrays: Sequence[Array]) -> Arrays:
@@ -244,6 +250,19 @@ def _run(
         return run(arrays)
 
     return run_on_strings if any(spec.dtype == dtypes.string for spec in inputs.values()) else run
+
+
+def _fetched(session: tf_session.Session, spec: TensorSpec) -> str:
+    """What to fetch for an output: where it holds strings of any rank, it is looked at before it is copied."""
+    if spec.dtype != dtypes.string or spec.shape is not None:
+        return spec.tensor
+    with session.graph.as_default():
+        output = session.graph.get_tensor_by_name(spec.tensor)
+        rank = gen_array_ops.rank(output)
+        problem = f"output {spec.alias} holds strings, which can have at most {_MAX_STRING_RANK} dimensions. Received:"
+        fits = gen_math_ops.less_equal(rank, _MAX_STRING_RANK)
+        with ops.control_dependencies([gen_logging_ops._assert(fits, [problem, rank])]):
+            return str(gen_array_ops.identity(output).name)
 
 
 def _no_output(operation: str) -> Callable[[Sequence[Array]], Arrays]:

@@ -135,7 +135,7 @@ def _decode_other(proto: tensor_pb2.TensorProto, number: int, shape: list[int]) 
         present[:] = list(values)
     else:
         if number in (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16):
-            present = np.array(values, np.uint32).astype(held).view(dtype)
+            present = np.array(values, np.int64).astype(held).view(dtype)
         elif number in (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128):
             present = np.array(values[: len(values) // 2 * 2], held).view(dtype)
         else:

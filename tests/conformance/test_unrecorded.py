@@ -5,6 +5,7 @@ import gzip
 import http.client
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -246,3 +247,16 @@ def test_names_that_are_no_text_are_none_that_a_model_knows(server: Server) -> N
 )
 def test_a_dot_will_do_as_padding(server: Server, text: str, fine: bool) -> None:
     assert (predict(server, strings(f'{{"b64": "{text}"}}'))[0] == 200) == fine
+
+
+@pytest.mark.parametrize("end", [b"1]}", b"?"])
+def test_a_long_text_holds_up_no_other_request(server: Server, end: bytes) -> None:
+    body = b'{"instances": [' + b"1e1," * 400_000 + end
+    with ThreadPoolExecutor(1) as caller:
+        asked = caller.submit(ask, server, "POST", f"{HALF_PLUS_TWO}:predict", body)
+        others = 0
+        while not asked.done():
+            assert ask(server, "GET", "/healthz") == (200, b"alive\n")
+            others += 1
+        asked.result()
+    assert others > 5

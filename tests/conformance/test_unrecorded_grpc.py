@@ -62,6 +62,11 @@ def test_types_that_no_signature_takes_are_named(stub: Any, kind: str, name: str
     assert answer == f"INVALID_ARGUMENT: Expects arg[0] to be float but {name} is provided"
 
 
+def test_a_half_that_is_negative_counts_by_its_bits(stub: Any) -> None:
+    answer = predict(stub, x=tensor(types_pb2.DT_HALF, 1, half_val=[-1]))
+    assert answer == "INVALID_ARGUMENT: Expects arg[0] to be float but half is provided"
+
+
 def test_a_tensor_without_elements_is_not_looked_into(stub: Any) -> None:
     answer = predict(stub, x=tensor(types_pb2.DT_FLOAT, 0, 1, tensor_content=b"whatever"))
     assert tf.make_ndarray(answer.outputs["y"]).shape == (0, 1)

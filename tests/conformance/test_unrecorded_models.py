@@ -26,6 +26,18 @@ class Odd(tf.Module):  # type: ignore[misc]
     def multiply(self, x: tf.Tensor, k: tf.Tensor = tf.constant(2.0)) -> dict[str, tf.Tensor]:  # noqa: B008 (that is how a default gets into the signature)
         return {"y": x * k}
 
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.float32, name="x")])  # type: ignore[untyped-decorator]
+    def spell(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"text": tf.strings.as_string(x)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="s")])  # type: ignore[untyped-decorator]
+    def read(self, s: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"number": tf.strings.to_number(s)}
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.resource, name="table")])  # type: ignore[untyped-decorator]
+    def look(self, table: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"there": tf.raw_ops.VarIsInitializedOp(resource=table)}
+
 
 def of_examples(outputs: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> Any:
     """A signature that takes N serialized Examples, and answers with what `outputs` makes of N."""
@@ -55,7 +67,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("odd")
     odd = Odd()
     odd.functions = {name: of_examples(outputs) for name, outputs in SIGNATURES.items()}
-    tf.saved_model.save(odd, str(folder / "1"), signatures={"serving_default": odd.multiply, **odd.functions})
+    tf.saved_model.save(
+        odd,
+        str(folder / "1"),
+        signatures={
+            "serving_default": odd.multiply,
+            "spell": odd.spell,
+            "read": odd.read,
+            "look": odd.look,
+            **odd.functions,
+        },
+    )
+    (folder / "1" / "nowhere").symlink_to(folder / "gone")
     (folder / "1" / "assets.extra").mkdir()
     (folder / "1" / "assets.extra" / "mlmd_uuid").write_text("0b6a52d8")
     (folder / "monitoring.config").write_text('prometheus_config { enable: true path: "/metrics" }')
@@ -107,6 +130,36 @@ def test_an_input_that_is_none_is_named(stub: Any) -> None:
     )
     assert str(multiplied(stub, x=[1.0], k=2.0, z=5.0)).startswith(
         "INVALID_ARGUMENT: input size does not match signature: 3!=2 len({k,x,z}) != len({k,x}). Sent extra: {z}."
+    )
+
+
+def predict(stub: Any, signature: str, **inputs: tf.Tensor) -> Any:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "odd", signature
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return outcome(stub.Predict, request)
+
+
+def test_an_output_of_strings_has_at_most_32_dimensions(stub: Any) -> None:
+    answer = predict(stub, "spell", x=tf.ones([1] * 32))
+    assert answer.outputs["text"].string_val == [b"1.000000"]
+    assert predict(stub, "spell", x=tf.ones([1] * 33)).startswith(
+        "INVALID_ARGUMENT: assertion failed: [output text holds strings, which can have at most 32 dimensions. "
+        "Received:] [33]"
+    )
+
+
+def test_an_error_that_quotes_bytes_is_told(server: Server, stub: Any) -> None:
+    message = "StringToNumberOp could not correctly convert string: \N{REPLACEMENT CHARACTER}"
+    assert predict(stub, "read", s=[b"\xff"]).startswith(f"INVALID_ARGUMENT: {message}")
+    status, answer = ask(server, "/v1/models/odd:predict", b'{"signature_name": "read", "instances": ["\xff"]}')
+    assert (status, answer["error"][: len(message)]) == (400, message)
+
+
+def test_an_input_that_no_tensor_can_be_is_refused(stub: Any) -> None:
+    assert predict(stub, "look", table="a") == (
+        "INVALID_ARGUMENT: Expects arg[0] to be resource but string is provided"
     )
 
 
