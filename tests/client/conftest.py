@@ -7,7 +7,7 @@ import gzip
 import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -188,10 +188,15 @@ def rest_client(server: Any) -> Iterator[Client]:
 
 @dataclass
 class Stub:
-    """A server made of a function, for what the real server does not do on demand; counts what it was asked."""
+    """A server made of a function, for what the real server does not do on demand; counts what it was asked.
+
+    Attributes:
+        connections: the addresses that asked (REST only).
+    """
 
     target: str
     asked: list[tuple[str, bytes, dict[str, str]]]
+    connections: set[Any] = field(default_factory=set)
 
 
 @pytest.fixture
@@ -248,6 +253,7 @@ def rest_stub() -> Iterator[Callable[..., Stub]]:
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 stub.asked.append((self.path, body, {key.lower(): value for key, value in self.headers.items()}))
+                stub.connections.add(self.client_address)
                 status, content, headers = answer(self.path, body)
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(content)), **headers}.items():

@@ -1,6 +1,7 @@
 """TensorFlow Serving over REST."""
 
 import gzip
+import os
 import ssl
 import time
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from glyph_client._transports.base import TLS, Options
 from glyph_client._transports.tls import ssl_context
 from glyph_client._types import Request, Response
 
+_CLOSED: Final = "the client was closed"
 _LIMITS: Final = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=60.0)
 
 
@@ -23,15 +25,24 @@ class RestTransport:
     def __init__(self, target: str, *, options: Options) -> None:
         self.target = target
         self._compression = options.compression
-        self._client = httpx.Client(
-            base_url=target, headers=dict(options.headers), verify=_verification(target, options.tls), limits=_LIMITS
-        )
+        self._headers = dict(options.headers)
+        self._verify = _verification(target, options.tls)
+        self._closed = False
+        self._start()
+
+    def _start(self) -> None:
+        self._client = httpx.Client(base_url=self.target, headers=self._headers, verify=self._verify, limits=_LIMITS)
+        self._process = os.getpid()
 
     def send(self, request: Request, *, timeout: float, headers: Mapping[str, str]) -> Response:
         """Sends a request and returns its response (see `Transport.send`)."""
         method, path, body = _json.encode(request)
         content = _content(body, compression=self._compression, headers=headers)
         end = time.monotonic() + timeout
+        if self._closed:
+            raise call_error("CANCELLED", _CLOSED)
+        if self._process != os.getpid():  # Its connections are those of the process that it was forked from.
+            self._start()
         try:
             with self._client.stream(method, path, **content, timeout=timeout) as answer:
                 received = bytearray()
@@ -45,7 +56,9 @@ class RestTransport:
 
     def close(self) -> None:
         """Closes the connections."""
-        self._client.close()
+        self._closed = True
+        if self._process == os.getpid():
+            self._client.close()
 
 
 class AsyncRestTransport:
@@ -91,7 +104,7 @@ def _error(error: Exception) -> CallError:
     if isinstance(error, httpx.TimeoutException):
         return call_error("DEADLINE_EXCEEDED", str(error) or type(error).__name__)
     if isinstance(error, RuntimeError):  # httpx's word for a client that was closed.
-        return call_error("CANCELLED", "the client was closed")
+        return call_error("CANCELLED", _CLOSED)
     return call_error("UNAVAILABLE", str(error) or type(error).__name__)
 
 
