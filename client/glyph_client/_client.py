@@ -1,10 +1,12 @@
 """The client for threads."""
 
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -93,7 +95,6 @@ class Client(BaseClient[Transport]):
         options = make_options(headers, api_key, token, tls, compression=compression)
         spec = ModelSpec(model, version, label)
         super().__init__(connect, target, transport, options, spec, timeout, retry, hedge_after, interceptors)
-        self._hedges = ThreadPoolExecutor(thread_name_prefix="glyph-hedge") if hedge_after is not None else None
 
     def __enter__(self) -> Self:
         return self
@@ -107,8 +108,6 @@ class Client(BaseClient[Transport]):
         """Closes the connections; calls under way end with an error."""
         for transport in self._flows.replicas.all:
             transport.close()
-        if self._hedges:
-            self._hedges.shutdown(cancel_futures=True)
 
     def predict(
         self,
@@ -346,7 +345,7 @@ class Client(BaseClient[Transport]):
 
     def _perform(self, step: Attempt[Transport] | Pause | Work) -> Any:
         if isinstance(step, Attempt):
-            return self._send_hedged(step, self._hedges) if self._hedges else self._send(step)
+            return self._send(step) if self._hedge_after is None else self._send_hedged(step)
         if isinstance(step, Work):
             return step.function()
         return time.sleep(step.seconds)
@@ -358,12 +357,26 @@ class Client(BaseClient[Transport]):
             attempt.response = attempt.transport.send(attempt.request, timeout=attempt.timeout, headers=attempt.headers)
         return attempt.response
 
-    def _send_hedged(self, attempt: Attempt[Transport], hedges: ThreadPoolExecutor) -> Response:
-        first = hedges.submit(self._send, attempt)
+    def _send_hedged(self, attempt: Attempt[Transport]) -> Response:
+        first = _in_thread(partial(self._send, attempt))
         if wait([first], timeout=self._hedge_after).done:
             return first.result()
-        second = hedges.submit(self._send, self._hedge(attempt))
+        second = _in_thread(partial(self._send, self._hedge(attempt)))
         done, waiting = wait([first, second], return_when=FIRST_COMPLETED)
         # The first to succeed counts; if the first to end has failed, the other decides.
         winner = next((each for each in done if each.exception() is None), None) or next(iter(waiting or done))
         return winner.result()
+
+
+def _in_thread(function: Callable[[], T]) -> Future[T]:
+    """Calls it in a thread of its own, which neither a queue delays nor the program's end waits for."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 (for the caller to get)
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="glyph").start()
+    return future

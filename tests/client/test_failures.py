@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -39,6 +42,7 @@ from glyph_client import (
     call_error,
 )
 
+from tests.client.peers import Conversation, answers, framed
 from tests.client.stand_ins import AVAILABLE, FAST, REST_STATUS, STATUS, Failing, answered, refused, status_at
 
 
@@ -182,6 +186,37 @@ def test_a_quick_answer_is_not_hedged(grpc_stub: Any, asynchronous: bool) -> Non
     stub = grpc_stub(answered)
     assert status_at(stub.target, asynchronous=asynchronous, hedge_after=30.0) == AVAILABLE
     assert len(stub.asked) == 1
+
+
+def test_hedged_calls_do_not_wait_for_one_another(peer: Any) -> None:
+    together = threading.Barrier(40)
+
+    def script(conversation: Conversation) -> None:
+        asked = conversation.request()
+        together.wait(20)
+        conversation.answer(asked, framed(STATUS))
+
+    with (
+        Client(peer(script).target, hedge_after=20.0, retry=Retry(1)) as client,
+        ThreadPoolExecutor(together.parties) as pool,
+    ):
+        assert list(pool.map(lambda _: client.status(), range(together.parties))) == [AVAILABLE] * together.parties
+
+
+def test_a_hedged_call_is_answered_in_a_forked_process(peer: Any) -> None:
+    code = """
+import os, sys
+from glyph_client import Client
+with Client(sys.argv[1], hedge_after=60, timeout=60) as client:
+    client.status()
+    child = os.fork()
+    client.status()
+    if child == 0:
+        sys.exit()
+    _, status = os.waitpid(child, 0)
+    sys.exit(os.waitstatus_to_exitcode(status))
+"""
+    subprocess.run([sys.executable, "-c", code, peer(answers).target], check=True, timeout=15)
 
 
 @pytest.mark.parametrize("kind", ["grpc", "rest"])
