@@ -10,6 +10,7 @@ import numpy as np
 
 from glyph_client import _codec, _wire
 from glyph_client._errors import CODES, CallError, Code, InputError, call_error
+from glyph_client._retry import seconds_to_wait
 from glyph_client._types import (
     Array,
     Class,
@@ -139,10 +140,7 @@ def _error(status: int, body: bytes, retry_after: str | None) -> CallError:
         message = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
         message = f"HTTP status {status} {body[:200].decode(errors='replace').strip()}".strip()
-    try:
-        seconds = float(retry_after) if retry_after is not None else None
-    except ValueError:
-        seconds = None  # A date: the back-off of our own is as good.
+    seconds = None if retry_after is None else seconds_to_wait(retry_after)
     return call_error(_CODES.get(status, "UNKNOWN"), message, retry_after=seconds)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import subprocess
 import sys
 import threading
@@ -132,6 +133,36 @@ def test_the_servers_wish_to_wait_is_granted(grpc_stub: Any, rest_stub: Any) -> 
         with Client(stub.target, retry=FAST) as client:
             assert client.status() == AVAILABLE
         assert len(stub.asked) == asked
+
+
+@pytest.mark.parametrize("wish", ["nan", "-5", "inf", "1e400", "soon", ""])
+def test_a_wish_to_wait_that_cannot_be_granted_counts_as_none(grpc_stub: Any, rest_stub: Any, wish: str) -> None:
+    def full(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
+        if len(over_grpc.asked) == 1:
+            context.set_trailing_metadata((("retry-after", wish),))
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        return STATUS
+
+    def busy(path: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
+        return (429, b"busy", {"Retry-After": wish}) if len(over_rest.asked) == 1 else (200, REST_STATUS, {})
+
+    over_grpc, over_rest = grpc_stub(full), rest_stub(busy)
+    for stub in (over_grpc, over_rest):
+        assert status_at(stub.target, asynchronous=False, retry=FAST) == AVAILABLE
+        assert len(stub.asked) == 2
+
+
+@pytest.mark.parametrize("pushback", ["-1", "nan", "never"])
+def test_a_server_that_wants_no_further_attempt_gets_none(grpc_stub: Any, pushback: str) -> None:
+    def full(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", pushback),))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "full")
+
+    one, other = grpc_stub(full), grpc_stub(answered)
+    with pytest.raises(Unavailable, match="full") as error:
+        status_at(f"{one.target},{other.target}", asynchronous=False, retry=FAST)
+    assert error.value.retry_after == math.inf
+    assert (len(one.asked), len(other.asked)) == (1, 0)
 
 
 def test_another_target_takes_over_at_once_and_keeps_the_work(grpc_stub: Any) -> None:

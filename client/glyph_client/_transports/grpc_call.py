@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from glyph_client import _wire
 from glyph_client._errors import CODES, CallError, Code, call_error
+from glyph_client._retry import seconds_to_wait
 from glyph_client._transports.base import Options
 from glyph_client._transports.http2 import Answer, Broken, Refused, Reset, encode_headers
 from glyph_client._types import Request, Response
@@ -126,10 +127,9 @@ def _message(answer: Answer) -> bytes:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to wait; a number that is none counts as if it had not said."""
-    for name, unit in (("retry-after", 1.0), ("grpc-retry-pushback-ms", 0.001)):
-        try:
-            return float(headers[name]) * unit
-        except (KeyError, ValueError):
-            continue
-    return None
+    """Seconds that the server asks to wait; infinite where it asks for no further attempt (gRPC's proposal A6)."""
+    seconds = seconds_to_wait(headers.get("retry-after", ""))
+    if seconds is None and (pushback := headers.get("grpc-retry-pushback-ms")) is not None:
+        milliseconds = seconds_to_wait(pushback)
+        return math.inf if milliseconds is None else milliseconds / 1000
+    return seconds
