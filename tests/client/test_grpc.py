@@ -202,6 +202,29 @@ def test_closing_ends_the_call_under_way(peer: Peers, asynchronous: bool) -> Non
     assert "CANCELLED: the client was closed" in str(outcome[0])
 
 
+def test_an_answer_counts_though_the_server_hears_no_more(peer: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closing(socket.socket):
+        """Sends the request alone, as when the server closes the connection once it has answered."""
+
+        asked = False
+
+        def sendall(self, *arguments: Any) -> None:
+            if self.asked:
+                raise BrokenPipeError
+            self.asked = True
+            super().sendall(*arguments)
+
+    def script(conversation: Conversation) -> None:
+        asked = conversation.request()
+        conversation.h2.ping(b"12345678")
+        conversation.answer(asked, framed(STATUS))
+
+    monkeypatch.setattr(threaded, "new_socket", lambda address: Closing(address[0], socket.SOCK_STREAM))
+    server = peer(script)
+    assert ask(server.target, 2, asynchronous=False) == [AVAILABLE] * 2
+    assert len(server.conversations) == 2
+
+
 def test_ctrl_c_ends_a_call_and_the_next_one_is_answered(peer: Peers) -> None:
     caller = threading.get_ident()
 
