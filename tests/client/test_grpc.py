@@ -320,6 +320,42 @@ with Client(sys.argv[1], timeout=60) as client:
     assert len(server.conversations) == 2
 
 
+def test_a_forked_process_that_closes_the_client_leaves_its_parents_calls_alone(peer: Peers) -> None:
+    code = """
+import os, sys, threading
+from glyph_client import Client, Retry
+client, outcome = Client(sys.argv[1], timeout=60, retry=Retry(1)), []
+thread = threading.Thread(target=lambda: outcome.append(client.status()))
+thread.start()
+sys.stdin.readline()
+if os.fork() == 0:
+    client.close()
+    os._exit(0)
+os.wait()
+print("closed", flush=True)
+thread.join()
+sys.exit(not outcome)
+"""
+    arrived, closed = threading.Event(), threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        asked = conversation.request()
+        arrived.set()
+        closed.wait(20)
+        conversation.answer(asked, framed(STATUS))
+
+    command = [sys.executable, "-c", code, peer(script).target]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert arrived.wait(20)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "closed\n"
+        closed.set()
+        assert process.wait(20) == 0
+
+
 def test_a_silent_peer_is_asked_whether_it_lives() -> None:
     with threaded.new_socket((socket.AF_INET, None)) as new:
         assert new.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
