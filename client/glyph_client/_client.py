@@ -4,9 +4,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from functools import partial
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -182,17 +183,28 @@ class Client(BaseClient[Transport]):
         self, groups: Iterator[Group], spec: ModelSpec, timeout: float, concurrency: int, *, server_side: bool
     ) -> Iterator[Outcome]:
         pending: deque[Future[list[Outcome]]] = deque()
-        pool = ThreadPoolExecutor(concurrency, thread_name_prefix="glyph-batch")
+        calls: SimpleQueue[tuple[Future[list[Outcome]], Callable[[], list[Outcome]]] | None] = SimpleQueue()
+
+        def work() -> None:
+            while call := calls.get():
+                _settle(*call)
+
         try:
-            for group in groups:
+            for number, group in enumerate(groups):
+                if number < concurrency:
+                    _start(work)
                 flow = self._flows.predict_group(group, spec, timeout, server_side=server_side)
-                pending.append(pool.submit(self._run, flow))
+                pending.append(Future())
+                calls.put((pending[-1], partial(self._run, flow)))
                 if len(pending) >= 2 * concurrency:
                     yield from pending.popleft().result()
             while pending:
                 yield from pending.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            for future in pending:
+                future.cancel()
+            for _ in range(concurrency):
+                calls.put(None)
 
     def call(
         self,
@@ -358,25 +370,27 @@ class Client(BaseClient[Transport]):
         return attempt.response
 
     def _send_hedged(self, attempt: Attempt[Transport]) -> Response:
-        first = _in_thread(partial(self._send, attempt))
+        first: Future[Response] = Future()
+        _start(_settle, first, partial(self._send, attempt))
         if wait([first], timeout=self._hedge_after).done:
             return first.result()
-        second = _in_thread(partial(self._send, self._hedge(attempt)))
+        second: Future[Response] = Future()
+        _start(_settle, second, partial(self._send, self._hedge(attempt)))
         done, waiting = wait([first, second], return_when=FIRST_COMPLETED)
         # The first to succeed counts; if the first to end has failed, the other decides.
         winner = next((each for each in done if each.exception() is None), None) or next(iter(waiting or done))
         return winner.result()
 
 
-def _in_thread(function: Callable[[], T]) -> Future[T]:
-    """Calls it in a thread of its own, which neither a queue delays nor the program's end waits for."""
-    future: Future[T] = Future()
-
-    def run() -> None:
+def _settle(future: Future[T], function: Callable[[], T]) -> None:
+    """Has the future hold what the function returns or raises, unless it was cancelled."""
+    if future.set_running_or_notify_cancel():
         try:
             future.set_result(function())
-        except BaseException as error:  # noqa: BLE001 (for the caller to get)
+        except BaseException as error:  # noqa: BLE001 (for whoever waits)
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True, name="glyph").start()
-    return future
+
+def _start(function: Callable[..., None], *arguments: object) -> None:
+    """Calls it in a thread of its own, for which neither an interruption nor the program's end waits."""
+    threading.Thread(target=function, args=arguments, daemon=True, name="glyph").start()

@@ -8,12 +8,15 @@ import os
 import signal
 import subprocess
 import sysconfig
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from glyph_client import cli
+
+from tests.client.peers import Conversation
 
 GLYPH = Path(sysconfig.get_path("scripts")) / "glyph"
 SAMPLES = sorted((Path(__file__).resolve().parents[2] / "client" / "samples").glob("*.png"))
@@ -119,6 +122,24 @@ def test_bench_measures(server: Any) -> None:
     measured = json.loads(glyph("bench", *options, "--json").stdout)
     assert measured["images_per_second"] == pytest.approx(4 * measured["requests_per_second"])
     assert 0 < measured["p50_ms"] <= measured["p99_ms"]
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_predict_ends_at_once_when_it_is_interrupted(peer: Any) -> None:
+    arrived = threading.Event()
+
+    def silent(conversation: Conversation) -> None:
+        conversation.request()
+        arrived.set()
+        while conversation.receive():
+            pass
+
+    command = [GLYPH, "predict", *SAMPLES, "--timeout", "30", "--server", peer(silent).target]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert arrived.wait(20)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (130, "glyph: interrupted\n")
 
 
 def test_watch_answers_for_pictures_that_appear(server: Any, start: Any, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from glyph_client import (
     MockTransport,
     ModelSpec,
     Overloaded,
+    PictureError,
     PredictRequest,
     PredictResponse,
     Request,
@@ -248,6 +249,45 @@ with Client(sys.argv[1], hedge_after=60, timeout=60) as client:
     sys.exit(os.waitstatus_to_exitcode(status))
 """
     subprocess.run([sys.executable, "-c", code, peer(answers).target], check=True, timeout=15)
+
+
+def test_predictions_that_nobody_waits_for_are_not_asked_for() -> None:
+    arrived, release = threading.Event(), threading.Event()
+    asked: list[Request] = []
+
+    def answer(request: Request) -> Response:
+        asked.append(request)
+        arrived.set()
+        release.wait(20)
+        raise call_error("INTERNAL", "no")
+
+    outcomes = Client(transport=MockTransport(answer)).predict_many(
+        ["none.png", *3 * [np.eye(40)]], batch_size=1, concurrency=1
+    )
+    assert isinstance(next(outcomes), PictureError)
+    assert arrived.wait(20)
+    threads = [each for each in threading.enumerate() if each.name == "glyph"]
+    del outcomes
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert len(asked) == 1
+
+
+def test_predictions_that_nobody_waits_for_do_not_hold_up_the_end() -> None:
+    code = """
+import threading
+import numpy as np
+from glyph_client import Client, MockTransport
+arrived = threading.Event()
+def silent(request):
+    arrived.set()
+    threading.Event().wait(60)
+outcomes = Client(transport=MockTransport(silent)).predict_many(["none.png", *3 * [np.eye(40)]], batch_size=1)
+next(outcomes)
+arrived.wait()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=15)
 
 
 @pytest.mark.parametrize("kind", ["grpc", "rest"])

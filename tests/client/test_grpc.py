@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 from glyph_client import (
     AccessDenied,
@@ -225,6 +226,7 @@ def test_an_answer_counts_though_the_server_hears_no_more(peer: Peers, monkeypat
     assert len(server.conversations) == 2
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_call_and_the_next_one_is_answered(peer: Peers) -> None:
     caller = threading.get_ident()
 
@@ -237,15 +239,29 @@ def test_ctrl_c_ends_a_call_and_the_next_one_is_answered(peer: Peers) -> None:
         answers(conversation)
 
     server = peer(script)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # A job in the background ignores it.
-    try:
-        with Client(server.target, timeout=60) as client:
-            with pytest.raises(KeyboardInterrupt):
-                client.status()
-            assert client.status() == AVAILABLE
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with Client(server.target, timeout=60) as client:
+        with pytest.raises(KeyboardInterrupt):
+            client.status()
+        assert client.status() == AVAILABLE
     assert len(server.conversations) == 2
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_ends_many_predictions_at_once(peer: Peers) -> None:
+    caller, ended = threading.get_ident(), threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        signal.pthread_kill(caller, signal.SIGINT)
+        while conversation.receive():
+            pass
+        ended.set()
+
+    with Client(peer(script).target, retry=Retry(1)) as client:
+        outcomes = client.predict_many([np.eye(40)])
+        with pytest.raises(KeyboardInterrupt):
+            next(outcomes)
+        assert not ended.is_set()
 
 
 @both
