@@ -1,11 +1,15 @@
 """TensorFlow Serving over REST."""
 
+import contextlib
 import gzip
 import os
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final
+from weakref import WeakSet
 
 import httpx
 
@@ -31,6 +35,8 @@ class RestTransport:
         self._start()
 
     def _start(self) -> None:
+        self._lock = threading.Lock()
+        self._sockets: WeakSet[socket.socket] = WeakSet()
         self._client = httpx.Client(base_url=self.target, headers=self._headers, verify=self._verify, limits=_LIMITS)
         self._process = os.getpid()
 
@@ -44,21 +50,35 @@ class RestTransport:
         if self._process != os.getpid():  # Its connections are those of the process that it was forked from.
             self._start()
         try:
-            with self._client.stream(method, path, **content, timeout=timeout) as answer:
+            with self._client.stream(
+                method, path, **content, timeout=timeout, extensions={"trace": self._watch}
+            ) as answer:
                 received = bytearray()
                 for chunk in answer.iter_bytes():
                     received += chunk
                     if time.monotonic() > end:
                         raise httpx.ReadTimeout("the answer trickled in too slowly")
         except (httpx.HTTPError, RuntimeError) as error:
-            raise _error(error) from error
+            raise _error(error, closed=self._closed) from error
         return _json.decode(request, answer.status_code, bytes(received), retry_after=answer.headers.get("retry-after"))
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections; calls under way end with an error."""
         self._closed = True
         if self._process == os.getpid():
+            with self._lock:
+                for each in self._sockets:
+                    _shut_down(each)
             self._client.close()
+
+    def _watch(self, event: str, details: Mapping[str, Any]) -> None:
+        """Told by httpx of all that it does; takes note of new connections, which httpx does not hand out."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            connected = details["return_value"].get_extra_info("socket")
+            with self._lock:
+                self._sockets.add(connected)
+            if self._closed:
+                _shut_down(connected)
 
 
 class AsyncRestTransport:
@@ -84,11 +104,11 @@ class AsyncRestTransport:
                     if time.monotonic() > end:
                         raise httpx.ReadTimeout("the answer trickled in too slowly")
         except (httpx.HTTPError, RuntimeError) as error:
-            raise _error(error) from error
+            raise _error(error, closed=self._client.is_closed) from error
         return _json.decode(request, answer.status_code, bytes(received), retry_after=answer.headers.get("retry-after"))
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections; calls under way end with an error."""
         await self._client.aclose()
 
 
@@ -100,13 +120,19 @@ def _content(body: bytes | None, *, compression: bool, headers: Mapping[str, str
     return {"content": content, "headers": {**headers, **encoding, "Content-Type": "application/json"}}
 
 
-def _error(error: Exception) -> CallError:
+def _error(error: Exception, *, closed: bool) -> CallError:
+    if closed:
+        return call_error("CANCELLED", _CLOSED)
     if isinstance(error, httpx.TimeoutException):
         return call_error("DEADLINE_EXCEEDED", str(error) or type(error).__name__)
-    if isinstance(error, RuntimeError):  # httpx's word for a client that was closed.
-        return call_error("CANCELLED", _CLOSED)
     return call_error("UNAVAILABLE", str(error) or type(error).__name__)
 
 
 def _verification(target: str, tls: TLS) -> ssl.SSLContext | bool:
     return ssl_context(tls) if target.startswith("https") else False
+
+
+def _shut_down(connected: socket.socket) -> None:
+    """Ends what another thread does with it, who then closes it."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)
