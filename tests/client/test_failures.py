@@ -306,17 +306,18 @@ def test_silence_ends_at_the_deadline(grpc_stub: Any, rest_stub: Any, kind: str,
     release.set()
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_an_answer_that_trickles_ends_at_the_deadline(asynchronous: bool) -> None:
+@pytest.mark.parametrize(("asynchronous", "part"), [(False, "body"), (True, "body"), (True, "headers")])
+def test_an_answer_that_trickles_ends_at_the_deadline(asynchronous: bool, part: str) -> None:
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
     class Trickle(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
-            self.end_headers()
+            if part == "body":
+                self.end_headers()
             for _ in range(100):
                 try:
-                    self.wfile.write(b" ")
+                    self.wfile.write(b"x: y\r\n" if part == "headers" else b" ")
                     self.wfile.flush()
                 except OSError:
                     return
@@ -333,7 +334,7 @@ def test_an_answer_that_trickles_ends_at_the_deadline(asynchronous: bool) -> Non
     target = f"http://127.0.0.1:{server.server_port}"
 
     try:
-        with pytest.raises(DeadlineExceeded, match="trickled"):
+        with pytest.raises(DeadlineExceeded, match="no answer in time" if asynchronous else "trickled"):
             status_at(target, asynchronous=asynchronous, timeout=0.3)
     finally:
         ended.set()
