@@ -16,7 +16,7 @@ from glyph_client._base import (
     check_counts,
     make_options,
 )
-from glyph_client._errors import GlyphError
+from glyph_client._errors import GlyphError, InputError
 from glyph_client._flows import Attempt, Flow, Interceptor, Outcome, Pause, T, Work
 from glyph_client._pictures import Picture
 from glyph_client._retry import Deadline, Retry
@@ -44,7 +44,7 @@ from glyph_client._types import (
 class AsyncClient(BaseClient[AsyncTransport]):
     """Asks a model server from one event loop, as `Client` does from threads: the same parameters and methods.
 
-    It belongs to the event loop in which it is made.
+    It belongs to the event loop that it is first used in, and raises InputError in any other.
 
     Example:
         >>> async with AsyncClient("localhost:8500") as client:
@@ -73,6 +73,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         options = make_options(headers, api_key, token, tls, compression=compression)
         spec = ModelSpec(model, version, label)
         super().__init__(connect_async, target, transport, options, spec, timeout, retry, hedge_after, interceptors)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,6 +85,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
 
     async def close(self) -> None:
         """Closes the connections; calls under way end with an error."""
+        self._check_loop()
         for transport in self._flows.replicas.all:
             await transport.close()
 
@@ -229,7 +231,17 @@ class AsyncClient(BaseClient[AsyncTransport]):
         """Waits until the client's model can answer."""
         return await self._run(self._flows.wait_until_available(self._flows.spec, Deadline(timeout)))
 
+    def _check_loop(self) -> None:
+        running = asyncio.get_running_loop()
+        self._loop = self._loop or running
+        if self._loop is not running:
+            raise InputError(
+                "an AsyncClient belongs to the event loop that it was first used in, as its connections do. "
+                "Received: a call in another one. Make a client for each."
+            )
+
     async def _run(self, flow: Flow[T]) -> T:
+        self._check_loop()
         try:
             step = next(flow)
             while True:

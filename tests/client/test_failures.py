@@ -363,6 +363,17 @@ def test_a_closed_client_says_so(grpc_stub: Any, rest_stub: Any, kind: str, asyn
         status_at(stub.target, asynchronous=asynchronous, closed=True)
 
 
+def test_an_asynchronous_client_says_that_it_belongs_to_another_event_loop(grpc_stub: Any) -> None:
+    client = AsyncClient(grpc_stub(answered).target)
+    with asyncio.Runner() as its_own:
+        assert its_own.run(client.status()) == AVAILABLE
+        for call in (client.status, client.close):
+            with pytest.raises(InputError, match="belongs to the event loop that it was first used in"):
+                asyncio.run(call())
+        assert its_own.run(client.status()) == AVAILABLE
+        its_own.run(client.close())
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "message"),
     [
