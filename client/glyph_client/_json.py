@@ -51,6 +51,8 @@ _CODES: Final[dict[int, Code]] = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+# What reading an answer may raise: JSON may be nested too deeply, and its numbers too large.
+_UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 _NON_FINITE: Final = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 
 
@@ -88,7 +90,7 @@ def decode(request: Request, status: int, body: bytes, *, retry_after: str | Non
         raise _error(status, body, retry_after)
     try:
         return _decode(request, json.loads(body))
-    except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+    except _UNREADABLE as error:  # InputError is a ValueError.
         raise call_error("INTERNAL", f"the server's answer is not understood: {error!r}") from error
 
 
@@ -138,7 +140,7 @@ def _feature(name: str, value: Any) -> Any:
 def _error(status: int, body: bytes, retry_after: str | None) -> CallError:
     try:
         message = str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
+    except _UNREADABLE:
         message = f"HTTP status {status} {body[:200].decode(errors='replace').strip()}".strip()
     seconds = None if retry_after is None else seconds_to_wait(retry_after)
     return call_error(_CODES.get(status, "UNKNOWN"), message, retry_after=seconds)

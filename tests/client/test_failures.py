@@ -252,26 +252,23 @@ with Client(sys.argv[1], hedge_after=60, timeout=60) as client:
 
 
 def test_predictions_that_nobody_waits_for_are_not_asked_for() -> None:
-    arrived, release = threading.Event(), threading.Event()
-    asked: list[Request] = []
+    arrived, release = threading.Barrier(3), threading.Event()
 
     def answer(request: Request) -> Response:
-        asked.append(request)
-        arrived.set()
+        arrived.wait(20)
         release.wait(20)
         raise call_error("INTERNAL", "no")
 
-    outcomes = Client(transport=MockTransport(answer)).predict_many(
-        ["none.png", *3 * [np.eye(40)]], batch_size=1, concurrency=1
-    )
+    mock = MockTransport(answer)
+    outcomes = Client(transport=mock).predict_many(["none.png", *3 * [np.eye(40)]], batch_size=1, concurrency=2)
     assert isinstance(next(outcomes), PictureError)
-    assert arrived.wait(20)
+    arrived.wait(20)
     threads = [each for each in threading.enumerate() if each.name == "glyph"]
     del outcomes
     release.set()
     for thread in threads:
         thread.join()
-    assert len(asked) == 1
+    assert len(mock.requests) == 2
 
 
 def test_predictions_that_nobody_waits_for_do_not_hold_up_the_end() -> None:
@@ -382,6 +379,9 @@ def test_an_asynchronous_client_says_that_it_belongs_to_another_event_loop(grpc_
         (200, b"not JSON", ServerFault, "the server's answer is not understood"),
         (200, b"[]", ServerFault, "not understood"),
         (200, b'{"model_version_status": [{}]}', ServerFault, "not understood"),
+        (200, b'{"model_version_status": [{"version": 1e999, "state": "END"}]}', ServerFault, "not understood"),
+        (200, b"[" * 100_000, ServerFault, "not understood"),
+        (500, b"[" * 100_000, ServerFault, r"INTERNAL: HTTP status 500 \[\["),
     ],
 )
 def test_what_a_proxy_says_is_passed_on(rest_stub: Any, status: int, body: bytes, kind: Any, message: str) -> None:

@@ -141,6 +141,7 @@ def test_a_call_whose_answer_a_proxy_cannot_end_is_sent_again(
         (HEADERS, b"", (("grpc-status", "13"),), ServerFault, "INTERNAL: no details"),
         (HEADERS, b"", (("grpc-status", "99"), ("grpc-message", "a%C3%A9%")), ServerFault, "UNKNOWN: aé%"),
         (HEADERS, b"", (("grpc-status", "one"),), ServerFault, "UNKNOWN: no details"),
+        (HEADERS, b"", (("grpc-status", "9" * 5_000),), ServerFault, "UNKNOWN: no details"),
         (HEADERS, b"", OK, ServerFault, "INTERNAL: not one whole message in the 0 bytes of the answer"),
         (HEADERS, framed(STATUS)[:-1], OK, ServerFault, "INTERNAL: not one whole message"),
         (HEADERS, 2 * framed(STATUS), OK, ServerFault, "INTERNAL: not one whole message"),

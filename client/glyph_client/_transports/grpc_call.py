@@ -14,6 +14,7 @@ from glyph_client._transports.base import Options
 from glyph_client._transports.http2 import Answer, Broken, Refused, Reset, encode_headers
 from glyph_client._types import Request, Response
 
+_OF_GRPC_STATUS: Final[Mapping[str, Code]] = {str(number): code for number, code in enumerate(CODES, 1)}
 # What is not said here is UNKNOWN, and INTERNAL (doc/http-grpc-status-mapping.md; PROTOCOL-HTTP2.md, "Errors").
 _OF_HTTP_STATUS: Final[Mapping[str, Code]] = {
     "400": "INTERNAL",
@@ -90,7 +91,7 @@ class Calls:
             http = answer.headers.get(":status", "none")
             said = answer.body[:200].decode("utf-8", "replace").strip()
             raise call_error(_OF_HTTP_STATUS.get(http, "UNKNOWN"), f"no gRPC, but HTTP status {http} {said}".strip())
-        code = CODES[int(status) - 1] if status.isdecimal() and 0 < int(status) <= len(CODES) else "UNKNOWN"
+        code = _OF_GRPC_STATUS.get(status, "UNKNOWN")
         details = unquote(answer.headers.get("grpc-message", "")) or "no details"
         raise call_error(code, details, retry_after=_retry_after(answer.headers))
 
