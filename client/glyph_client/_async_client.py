@@ -19,7 +19,7 @@ from glyph_client._base import (
 from glyph_client._errors import GlyphError, InputError
 from glyph_client._flows import Attempt, Flow, Interceptor, Outcome, Pause, T, Work
 from glyph_client._pictures import Picture
-from glyph_client._retry import Deadline, Retry
+from glyph_client._retry import Retry
 from glyph_client._transports import connect_async
 from glyph_client._transports.base import TLS, AsyncTransport
 from glyph_client._types import (
@@ -120,7 +120,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         """Says what is drawn in each of many pictures, in order; they may come from an asynchronous iterable."""
         spec = self._flows.choose(model, version, label)
         check_counts(batch_size=batch_size, concurrency=concurrency)
-        seconds = self._timeout if timeout is None else timeout
+        seconds = self._seconds(timeout)
         return self._predict_many(_asynchronous(pictures), spec, seconds, server_side, batch_size, concurrency)
 
     async def _predict_many(
@@ -229,7 +229,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
 
     async def wait_until_available(self, timeout: float = 60.0) -> list[VersionStatus]:
         """Waits until the client's model can answer."""
-        return await self._run(self._flows.wait_until_available(self._flows.spec, Deadline(timeout)))
+        return await self._run(self._flows.wait_until_available(self._flows.spec, self._deadline(timeout)))
 
     def _check_loop(self) -> None:
         running = asyncio.get_running_loop()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from numbers import Real
 from typing import Final, Generic, cast
 
 from glyph_client._errors import InputError
@@ -15,6 +16,7 @@ DEFAULT_TARGET: Final = "localhost:8500"
 DEFAULT_TIMEOUT: Final = 10.0
 BATCH_SIZE: Final = 64
 CONCURRENCY: Final = 8
+_MOST_SECONDS: Final = 1e9  # systems wait no longer than some billions
 
 
 class BaseClient(Generic[TransportT]):
@@ -32,17 +34,17 @@ class BaseClient(Generic[TransportT]):
         hedge_after: float | None,
         interceptors: Sequence[Interceptor],
     ) -> None:
-        for name, seconds in (("timeout", timeout), ("hedge_after", hedge_after)):
-            if seconds is not None and not seconds > 0:
-                raise InputError(f"{name} is seconds above 0. Received: {seconds}.")
-        self._timeout = timeout
-        self._hedge_after = hedge_after
+        self._timeout = check_seconds("timeout", timeout)
+        self._hedge_after = None if hedge_after is None else check_seconds("hedge_after", hedge_after)
         self._interceptors = tuple(interceptors)
         transports = [transport] if transport else [connect(each, options) for each in split_targets(target)]
         self._flows: Flows[TransportT] = Flows(transports, spec, retry)
 
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else check_seconds("timeout", timeout)
+
     def _deadline(self, timeout: float | None) -> Deadline:
-        return Deadline(self._timeout if timeout is None else timeout)
+        return Deadline(self._seconds(timeout))
 
     def _hedge(self, attempt: Attempt[TransportT]) -> Attempt[TransportT]:
         """The same attempt, if there is another replica on that."""
@@ -55,6 +57,13 @@ class BaseClient(Generic[TransportT]):
         for interceptor in self._interceptors:
             stack.enter_context(interceptor(attempt))
         return stack
+
+
+def check_seconds(name: str, seconds: float) -> float:
+    """The seconds, where they are a time that can be waited for; else raises InputError."""
+    if not (isinstance(seconds, Real) and 0 < seconds <= _MOST_SECONDS):
+        raise InputError(f"{name} is seconds above 0, a billion at most. Received: {seconds}.")
+    return seconds
 
 
 def check_counts(**counts: int) -> None:

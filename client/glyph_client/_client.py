@@ -23,7 +23,7 @@ from glyph_client._base import (
 from glyph_client._errors import GlyphError
 from glyph_client._flows import Attempt, Flow, Interceptor, Outcome, Pause, T, Work
 from glyph_client._pictures import Group, Picture, in_groups
-from glyph_client._retry import Deadline, Retry
+from glyph_client._retry import Retry
 from glyph_client._transports import connect
 from glyph_client._transports.base import TLS, Transport
 from glyph_client._types import (
@@ -175,7 +175,7 @@ class Client(BaseClient[Transport]):
         """
         spec = self._flows.choose(model, version, label)
         check_counts(batch_size=batch_size, concurrency=concurrency)
-        seconds = self._timeout if timeout is None else timeout
+        seconds = self._seconds(timeout)
         groups = in_groups(pictures, batch_size)
         return self._predict_many(groups, spec, seconds, concurrency, server_side=server_side)
 
@@ -340,7 +340,7 @@ class Client(BaseClient[Transport]):
         Raises:
             DeadlineExceeded: not within `timeout` seconds; says what was seen last.
         """
-        return self._run(self._flows.wait_until_available(self._flows.spec, Deadline(timeout)))
+        return self._run(self._flows.wait_until_available(self._flows.spec, self._deadline(timeout)))
 
     def _run(self, flow: Flow[T]) -> T:
         try:
