@@ -17,10 +17,10 @@ from glyph_client._base import (
     check_many,
     make_options,
 )
-from glyph_client._errors import GlyphError
+from glyph_client._errors import GlyphError, InputError
 from glyph_client._flows import Attempt, Flow, Interceptor, Outcome, Pause, T, Work
 from glyph_client._pictures import Picture
-from glyph_client._retry import Deadline, Retry
+from glyph_client._retry import Retry
 from glyph_client._transports import connect_async
 from glyph_client._transports.base import TLS, AsyncTransport
 from glyph_client._types import (
@@ -45,7 +45,7 @@ from glyph_client._types import (
 class AsyncClient(BaseClient[AsyncTransport]):
     """Asks a model server from one event loop, as `Client` does from threads: the same parameters and methods.
 
-    It belongs to the event loop in which it is made.
+    It belongs to the event loop that it is first used in, and raises InputError in any other.
 
     Example:
         >>> async with AsyncClient("localhost:8500") as client:
@@ -74,6 +74,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         options = make_options(headers, api_key, token, tls, compression=compression)
         spec = ModelSpec(model, version, label)
         super().__init__(connect_async, target, transport, options, spec, timeout, retry, hedge_after, interceptors)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,6 +86,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
 
     async def close(self) -> None:
         """Closes the connections; calls under way end with an error."""
+        self._check_loop()
         for transport in self._flows.replicas.all:
             await transport.close()
 
@@ -119,7 +121,7 @@ class AsyncClient(BaseClient[AsyncTransport]):
         """Says what is drawn in each of many pictures, in order; they may come from an asynchronous iterable."""
         spec = self._flows.choose(model, version, label)
         check_many(pictures, batch_size=batch_size, concurrency=concurrency)
-        seconds = self._timeout if timeout is None else timeout
+        seconds = self._seconds(timeout)
         return self._predict_many(_asynchronous(pictures), spec, seconds, server_side, batch_size, concurrency)
 
     async def _predict_many(
@@ -228,9 +230,19 @@ class AsyncClient(BaseClient[AsyncTransport]):
 
     async def wait_until_available(self, timeout: float = 60.0) -> list[VersionStatus]:
         """Waits until the client's model can answer."""
-        return await self._run(self._flows.wait_until_available(self._flows.spec, Deadline(timeout)))
+        return await self._run(self._flows.wait_until_available(self._flows.spec, self._deadline(timeout)))
+
+    def _check_loop(self) -> None:
+        running = asyncio.get_running_loop()
+        self._loop = self._loop or running
+        if self._loop is not running:
+            raise InputError(
+                "an AsyncClient belongs to the event loop that it was first used in, as its connections do. "
+                "Received: a call in another one. Make a client for each."
+            )
 
     async def _run(self, flow: Flow[T]) -> T:
+        self._check_loop()
         try:
             step = next(flow)
             while True:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from numbers import Real
 from typing import Final, Generic, cast
 
 from PIL import Image
@@ -18,6 +19,7 @@ DEFAULT_TARGET: Final = "localhost:8500"
 DEFAULT_TIMEOUT: Final = 10.0
 BATCH_SIZE: Final = 64
 CONCURRENCY: Final = 8
+_MOST_SECONDS: Final = 2_000_000  # 23 days: sockets count milliseconds in 31 bits
 
 
 class BaseClient(Generic[TransportT]):
@@ -35,17 +37,17 @@ class BaseClient(Generic[TransportT]):
         hedge_after: float | None,
         interceptors: Sequence[Interceptor],
     ) -> None:
-        for name, seconds in (("timeout", timeout), ("hedge_after", hedge_after)):
-            if seconds is not None and not seconds > 0:
-                raise InputError(f"{name} is seconds above 0. Received: {seconds}.")
-        self._timeout = timeout
-        self._hedge_after = hedge_after
+        self._timeout = check_seconds("timeout", timeout)
+        self._hedge_after = None if hedge_after is None else check_seconds("hedge_after", hedge_after)
         self._interceptors = tuple(interceptors)
         transports = [transport] if transport else [connect(each, options) for each in split_targets(target)]
         self._flows: Flows[TransportT] = Flows(transports, spec, retry)
 
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else check_seconds("timeout", timeout)
+
     def _deadline(self, timeout: float | None) -> Deadline:
-        return Deadline(self._timeout if timeout is None else timeout)
+        return Deadline(self._seconds(timeout))
 
     def _hedge(self, attempt: Attempt[TransportT]) -> Attempt[TransportT]:
         """The same attempt, if there is another replica on that."""
@@ -58,6 +60,13 @@ class BaseClient(Generic[TransportT]):
         for interceptor in self._interceptors:
             stack.enter_context(interceptor(attempt))
         return stack
+
+
+def check_seconds(name: str, seconds: float) -> float:
+    """The seconds, where they are a time that can be waited for; else raises InputError."""
+    if not (isinstance(seconds, Real) and 0 < seconds <= _MOST_SECONDS):
+        raise InputError(f"{name} is seconds above 0, {_MOST_SECONDS:,} at most. Received: {seconds}.")
+    return seconds
 
 
 def check_many(pictures: object, **counts: int) -> None:

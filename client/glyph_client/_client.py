@@ -1,10 +1,13 @@
 """The client for threads."""
 
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
+from functools import partial
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -21,7 +24,7 @@ from glyph_client._base import (
 from glyph_client._errors import GlyphError
 from glyph_client._flows import Attempt, Flow, Interceptor, Outcome, Pause, T, Work
 from glyph_client._pictures import Group, Picture, in_groups
-from glyph_client._retry import Deadline, Retry
+from glyph_client._retry import Retry
 from glyph_client._transports import connect
 from glyph_client._transports.base import TLS, Transport
 from glyph_client._types import (
@@ -94,7 +97,6 @@ class Client(BaseClient[Transport]):
         options = make_options(headers, api_key, token, tls, compression=compression)
         spec = ModelSpec(model, version, label)
         super().__init__(connect, target, transport, options, spec, timeout, retry, hedge_after, interceptors)
-        self._hedges = ThreadPoolExecutor(thread_name_prefix="glyph-hedge") if hedge_after is not None else None
 
     def __enter__(self) -> Self:
         return self
@@ -108,8 +110,6 @@ class Client(BaseClient[Transport]):
         """Closes the connections; calls under way end with an error."""
         for transport in self._flows.replicas.all:
             transport.close()
-        if self._hedges:
-            self._hedges.shutdown(cancel_futures=True)
 
     def predict(
         self,
@@ -176,7 +176,7 @@ class Client(BaseClient[Transport]):
         """
         spec = self._flows.choose(model, version, label)
         check_many(pictures, batch_size=batch_size, concurrency=concurrency)
-        seconds = self._timeout if timeout is None else timeout
+        seconds = self._seconds(timeout)
         groups = in_groups(pictures, batch_size)
         return self._predict_many(groups, spec, seconds, concurrency, server_side=server_side)
 
@@ -184,17 +184,28 @@ class Client(BaseClient[Transport]):
         self, groups: Iterator[Group], spec: ModelSpec, timeout: float, concurrency: int, *, server_side: bool
     ) -> Iterator[Outcome]:
         pending: deque[Future[list[Outcome]]] = deque()
-        pool = ThreadPoolExecutor(concurrency, thread_name_prefix="glyph-batch")
+        calls: SimpleQueue[tuple[Future[list[Outcome]], Callable[[], list[Outcome]]] | None] = SimpleQueue()
+
+        def work() -> None:
+            while call := calls.get():
+                _settle(*call)
+
         try:
-            for group in groups:
+            for number, group in enumerate(groups):
+                if number < concurrency:
+                    _start(work)
                 flow = self._flows.predict_group(group, spec, timeout, server_side=server_side)
-                pending.append(pool.submit(self._run, flow))
+                pending.append(Future())
+                calls.put((pending[-1], partial(self._run, flow)))
                 if len(pending) >= 2 * concurrency:
                     yield from pending.popleft().result()
             while pending:
                 yield from pending.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            for future in pending:
+                future.cancel()
+            for _ in range(concurrency):
+                calls.put(None)
 
     def call(
         self,
@@ -331,7 +342,7 @@ class Client(BaseClient[Transport]):
         Raises:
             DeadlineExceeded: not within `timeout` seconds; says what was seen last.
         """
-        return self._run(self._flows.wait_until_available(self._flows.spec, Deadline(timeout)))
+        return self._run(self._flows.wait_until_available(self._flows.spec, self._deadline(timeout)))
 
     def _run(self, flow: Flow[T]) -> T:
         try:
@@ -348,7 +359,7 @@ class Client(BaseClient[Transport]):
 
     def _perform(self, step: Attempt[Transport] | Pause | Work) -> Any:
         if isinstance(step, Attempt):
-            return self._send_hedged(step, self._hedges) if self._hedges else self._send(step)
+            return self._send(step) if self._hedge_after is None else self._send_hedged(step)
         if isinstance(step, Work):
             return step.function()
         return time.sleep(step.seconds)
@@ -361,12 +372,28 @@ class Client(BaseClient[Transport]):
             attempt.response = attempt.transport.send(attempt.request, timeout=attempt.timeout, headers=attempt.headers)
         return attempt.response
 
-    def _send_hedged(self, attempt: Attempt[Transport], hedges: ThreadPoolExecutor) -> Response:
-        first = hedges.submit(self._send, attempt)
+    def _send_hedged(self, attempt: Attempt[Transport]) -> Response:
+        first: Future[Response] = Future()
+        _start(_settle, first, partial(self._send, attempt))
         if wait([first], timeout=self._hedge_after).done:
             return first.result()
-        second = hedges.submit(self._send, self._hedge(attempt))
+        second: Future[Response] = Future()
+        _start(_settle, second, partial(self._send, self._hedge(attempt)))
         done, waiting = wait([first, second], return_when=FIRST_COMPLETED)
         # The first to succeed counts; if the first to end has failed, the other decides.
         winner = next((each for each in done if each.exception() is None), None) or next(iter(waiting or done))
         return winner.result()
+
+
+def _settle(future: Future[T], function: Callable[[], T]) -> None:
+    """Has the future hold what the function returns or raises, unless it was cancelled."""
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 (for whoever waits)
+            future.set_exception(error)
+
+
+def _start(function: Callable[..., None], *arguments: object) -> None:
+    """Calls it in a thread of its own, for which neither an interruption nor the program's end waits."""
+    threading.Thread(target=function, args=arguments, daemon=True, name="glyph").start()

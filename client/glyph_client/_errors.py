@@ -79,7 +79,8 @@ class CallError(GlyphError):
         model: the model that was asked for, None where the call names none.
         target: the address that answered last, None if none was tried.
         attempts: how often it was tried.
-        retry_after: seconds the server asked to wait before the next attempt, None if it did not.
+        retry_after: seconds the server asked to wait before the next attempt, None if it did not; infinite if it asked
+            for no further attempt.
         advice: what to do.
     """
 

@@ -8,7 +8,7 @@ and know nothing of threads or event loops.
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from glyph_client import _contract
 from glyph_client._errors import CallError, DeadlineExceeded, GlyphError, InputError, InvalidRequest, PictureError
@@ -35,7 +35,6 @@ from glyph_client._types import (
 
 T = TypeVar("T")
 TransportT = TypeVar("TransportT", Transport, AsyncTransport)
-_MOST_SECONDS: Final = 2_000_000.0  # 23 days: sockets count milliseconds in 31 bits
 
 
 @dataclass(slots=True)
@@ -103,8 +102,7 @@ class Flows(Generic[TransportT]):
         while True:
             replica = self.replicas.pick(tried)
             try:
-                seconds = min(max(deadline.left(), 0.001), _MOST_SECONDS)
-                response = yield Attempt(request, replica, failures + 1, seconds)
+                response = yield Attempt(request, replica, failures + 1, max(deadline.left(), 0.001))
             except CallError as error:
                 failures += 1
                 model = getattr(getattr(request, "spec", None), "name", None)

@@ -10,6 +10,7 @@ import numpy as np
 
 from glyph_client import _codec, _wire
 from glyph_client._errors import CODES, CallError, Code, InputError, call_error
+from glyph_client._retry import seconds_to_wait
 from glyph_client._types import (
     Array,
     Class,
@@ -50,6 +51,8 @@ _CODES: Final[dict[int, Code]] = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+# What reading an answer may raise: JSON may be nested too deeply, and its numbers too large.
+_UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 _NON_FINITE: Final = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 
 
@@ -87,7 +90,7 @@ def decode(request: Request, status: int, body: bytes, *, retry_after: str | Non
         raise _error(status, body, retry_after)
     try:
         return _decode(request, json.loads(body))
-    except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+    except _UNREADABLE as error:  # InputError is a ValueError.
         raise call_error("INTERNAL", f"the server's answer is not understood: {error!r}") from error
 
 
@@ -137,12 +140,9 @@ def _feature(name: str, value: Any) -> Any:
 def _error(status: int, body: bytes, retry_after: str | None) -> CallError:
     try:
         message = str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
+    except _UNREADABLE:
         message = f"HTTP status {status} {body[:200].decode(errors='replace').strip()}".strip()
-    try:
-        seconds = float(retry_after) if retry_after is not None else None
-    except ValueError:
-        seconds = None  # A date: the back-off of our own is as good.
+    seconds = None if retry_after is None else seconds_to_wait(retry_after)
     return call_error(_CODES.get(status, "UNKNOWN"), message, retry_after=seconds)
 
 

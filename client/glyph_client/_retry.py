@@ -1,5 +1,6 @@
 """When to try again, whom to try, and when to stop."""
 
+import math
 import random
 import threading
 import time
@@ -106,5 +107,14 @@ class Replicas(Generic[T]):
 
 
 def is_worth_retrying(error: CallError) -> bool:
-    """Whether another attempt may succeed."""
-    return isinstance(error, Unavailable | Overloaded)
+    """Whether another attempt may succeed, and the server has not asked for none."""
+    return isinstance(error, Unavailable | Overloaded) and error.retry_after != math.inf
+
+
+def seconds_to_wait(text: str) -> float | None:
+    """The number in a header that asks for a wait; None where it is no finite one from 0, such as a date."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if 0.0 <= number < math.inf else None

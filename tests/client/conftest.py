@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -188,10 +189,15 @@ def rest_client(server: Any) -> Iterator[Client]:
 
 @dataclass
 class Stub:
-    """A server made of a function, for what the real server does not do on demand; counts what it was asked."""
+    """A server made of a function, for what the real server does not do on demand; counts what it was asked.
+
+    Attributes:
+        connections: the addresses that asked (REST only).
+    """
 
     target: str
     asked: list[tuple[str, bytes, dict[str, str]]]
+    connections: set[Any] = field(default_factory=set)
 
 
 @pytest.fixture
@@ -248,6 +254,7 @@ def rest_stub() -> Iterator[Callable[..., Stub]]:
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 stub.asked.append((self.path, body, {key.lower(): value for key, value in self.headers.items()}))
+                stub.connections.add(self.client_address)
                 status, content, headers = answer(self.path, body)
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(content)), **headers}.items():
@@ -271,6 +278,14 @@ def rest_stub() -> Iterator[Callable[..., Stub]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts this process and those that it starts, which a job in the background ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

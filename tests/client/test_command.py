@@ -6,9 +6,11 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sysconfig
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pytest
 from glyph_client import _codec, cli
 from glyph_client.protos import serving_pb2 as pb
 
+from tests.client.peers import Conversation
 from tests.client.stand_ins import refused
 
 GLYPH = Path(sysconfig.get_path("scripts")) / "glyph"
@@ -165,9 +168,14 @@ def test_names_that_the_output_has_no_letters_for_are_spelled(server: Any, tmp_p
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
-def test_time_need_not_be_limited(server: Any, protocol: str) -> None:
-    for seconds in ("inf", "1e10"):
-        assert glyph("status", "--timeout", seconds, "--server", getattr(server, protocol)).returncode == 0
+def test_time_is_limited_to_what_can_be_waited_for(server: Any, protocol: str) -> None:
+    assert glyph("status", "--timeout", "2e6", "--server", getattr(server, protocol)).returncode == 0
+    for seconds in ("inf", "1e10", "nan", "0"):
+        done = glyph("status", "--timeout", seconds, "--server", getattr(server, protocol))
+        assert done.returncode == 2
+        assert re.fullmatch(
+            r"glyph: error: timeout is seconds above 0, 2,000,000 at most\. Received: .+\.\n", done.stderr
+        )
 
 
 def test_the_command_can_be_run_from_python(server: Any) -> None:
@@ -192,6 +200,24 @@ def test_bench_measures(server: Any) -> None:
     measured = json.loads(glyph("bench", *options, "--json").stdout)
     assert measured["images_per_second"] == pytest.approx(4 * measured["requests_per_second"])
     assert 0 < measured["p50_ms"] <= measured["p99_ms"]
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_predict_ends_at_once_when_it_is_interrupted(peer: Any) -> None:
+    arrived = threading.Event()
+
+    def silent(conversation: Conversation) -> None:
+        conversation.request()
+        arrived.set()
+        while conversation.receive():
+            pass
+
+    command = [GLYPH, "predict", *SAMPLES, "--timeout", "30", "--server", peer(silent).target]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert arrived.wait(20)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (130, "glyph: interrupted\n")
 
 
 def test_watch_answers_for_pictures_that_appear(server: Any, start: Any, tmp_path: Path) -> None:

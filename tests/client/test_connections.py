@@ -131,9 +131,11 @@ def test_a_certificate_that_is_not_there_is_named(scheme: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"timeout": 0}, r"^timeout is seconds above 0. Received: 0\.$"),
-        ({"timeout": float("nan")}, "timeout is seconds above 0. Received: nan"),
-        ({"hedge_after": -1.0}, "hedge_after is seconds above 0. Received: -1"),
+        ({"timeout": 0}, r"^timeout is seconds above 0, 2,000,000 at most. Received: 0\.$"),
+        ({"timeout": float("nan")}, "timeout is seconds above 0.*Received: nan"),
+        ({"timeout": None}, "timeout is seconds above 0.*Received: None"),
+        ({"hedge_after": -1.0}, "hedge_after is seconds above 0.*Received: -1"),
+        ({"hedge_after": float("inf")}, "hedge_after is seconds above 0.*Received: inf"),
         ({"version": 1, "label": "stable"}, "by version or by label, not by both. Received: 1 and 'stable'"),
         ({"headers": {"x team": "a"}}, "a header's name is letters, digits, - and _. Received: 'x team'"),
         ({"headers": {"x-team": "é"}}, "a header's value is printable ASCII. Received: something else for 'x-team'"),
@@ -147,6 +149,21 @@ def test_a_parameter_that_cannot_be_is_refused(kind: Any, options: dict[str, Any
     with pytest.raises(InputError, match=message) as error:
         kind(**options)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf"), 1e300, "5"])
+def test_a_time_that_cannot_be_waited_for_is_refused(timeout: Any) -> None:
+    mock = MockTransport(Failing())
+    with Client(transport=mock) as client:
+        for ask in (
+            client.status,
+            lambda timeout: client.predict_many([], timeout=timeout),
+            client.wait_until_available,
+        ):
+            with pytest.raises(InputError, match=r"^timeout is seconds above 0") as error:
+                ask(timeout=timeout)
+            assert str(error.value).endswith(f"Received: {timeout}.")
+    assert not mock.requests
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -25,6 +29,7 @@ from glyph_client import (
     MockTransport,
     ModelSpec,
     Overloaded,
+    PictureError,
     PredictRequest,
     PredictResponse,
     Request,
@@ -39,6 +44,7 @@ from glyph_client import (
     call_error,
 )
 
+from tests.client.peers import Conversation, answers, framed
 from tests.client.stand_ins import AVAILABLE, FAST, REST_STATUS, STATUS, Failing, answered, refused, status_at
 
 
@@ -130,6 +136,36 @@ def test_the_servers_wish_to_wait_is_granted(grpc_stub: Any, rest_stub: Any) -> 
         assert len(stub.asked) == asked
 
 
+@pytest.mark.parametrize("wish", ["nan", "-5", "inf", "1e400", "soon", ""])
+def test_a_wish_to_wait_that_cannot_be_granted_counts_as_none(grpc_stub: Any, rest_stub: Any, wish: str) -> None:
+    def full(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
+        if len(over_grpc.asked) == 1:
+            context.set_trailing_metadata((("retry-after", wish),))
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+        return STATUS
+
+    def busy(path: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
+        return (429, b"busy", {"Retry-After": wish}) if len(over_rest.asked) == 1 else (200, REST_STATUS, {})
+
+    over_grpc, over_rest = grpc_stub(full), rest_stub(busy)
+    for stub in (over_grpc, over_rest):
+        assert status_at(stub.target, asynchronous=False, retry=FAST) == AVAILABLE
+        assert len(stub.asked) == 2
+
+
+@pytest.mark.parametrize("pushback", ["-1", "nan", "never"])
+def test_a_server_that_wants_no_further_attempt_gets_none(grpc_stub: Any, pushback: str) -> None:
+    def full(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", pushback),))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "full")
+
+    one, other = grpc_stub(full), grpc_stub(answered)
+    with pytest.raises(Unavailable, match="full") as error:
+        status_at(f"{one.target},{other.target}", asynchronous=False, retry=FAST)
+    assert error.value.retry_after == math.inf
+    assert (len(one.asked), len(other.asked)) == (1, 0)
+
+
 def test_another_target_takes_over_at_once_and_keeps_the_work(grpc_stub: Any) -> None:
     dying, living = grpc_stub(refused), grpc_stub(answered)
     with Client([dying.target, living.target], retry=Retry(initial=60, longest=60)) as client:
@@ -184,6 +220,73 @@ def test_a_quick_answer_is_not_hedged(grpc_stub: Any, asynchronous: bool) -> Non
     assert len(stub.asked) == 1
 
 
+def test_hedged_calls_do_not_wait_for_one_another(peer: Any) -> None:
+    together = threading.Barrier(40)
+
+    def script(conversation: Conversation) -> None:
+        asked = conversation.request()
+        together.wait(20)
+        conversation.answer(asked, framed(STATUS))
+
+    with (
+        Client(peer(script).target, hedge_after=20.0, retry=Retry(1)) as client,
+        ThreadPoolExecutor(together.parties) as pool,
+    ):
+        assert list(pool.map(lambda _: client.status(), range(together.parties))) == [AVAILABLE] * together.parties
+
+
+def test_a_hedged_call_is_answered_in_a_forked_process(peer: Any) -> None:
+    code = """
+import os, sys
+from glyph_client import Client
+with Client(sys.argv[1], hedge_after=60, timeout=60) as client:
+    client.status()
+    child = os.fork()
+    client.status()
+    if child == 0:
+        sys.exit()
+    _, status = os.waitpid(child, 0)
+    sys.exit(os.waitstatus_to_exitcode(status))
+"""
+    subprocess.run([sys.executable, "-c", code, peer(answers).target], check=True, timeout=15)
+
+
+def test_predictions_that_nobody_waits_for_are_not_asked_for() -> None:
+    arrived, release = threading.Barrier(3), threading.Event()
+
+    def answer(request: Request) -> Response:
+        arrived.wait(20)
+        release.wait(20)
+        raise call_error("INTERNAL", "no")
+
+    mock = MockTransport(answer)
+    outcomes = Client(transport=mock).predict_many(["none.png", *3 * [np.eye(40)]], batch_size=1, concurrency=2)
+    assert isinstance(next(outcomes), PictureError)
+    arrived.wait(20)
+    threads = [each for each in threading.enumerate() if each.name == "glyph"]
+    del outcomes
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert len(mock.requests) == 2
+
+
+def test_predictions_that_nobody_waits_for_do_not_hold_up_the_end() -> None:
+    code = """
+import threading
+import numpy as np
+from glyph_client import Client, MockTransport
+arrived = threading.Event()
+def silent(request):
+    arrived.set()
+    threading.Event().wait(60)
+outcomes = Client(transport=MockTransport(silent)).predict_many(["none.png", *3 * [np.eye(40)]], batch_size=1)
+next(outcomes)
+arrived.wait()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=15)
+
+
 @pytest.mark.parametrize("kind", ["grpc", "rest"])
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_silence_ends_at_the_deadline(grpc_stub: Any, rest_stub: Any, kind: str, asynchronous: bool) -> None:
@@ -200,17 +303,18 @@ def test_silence_ends_at_the_deadline(grpc_stub: Any, rest_stub: Any, kind: str,
     release.set()
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_an_answer_that_trickles_ends_at_the_deadline(asynchronous: bool) -> None:
+@pytest.mark.parametrize(("asynchronous", "part"), [(False, "body"), (True, "body"), (True, "headers")])
+def test_an_answer_that_trickles_ends_at_the_deadline(asynchronous: bool, part: str) -> None:
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
     class Trickle(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
-            self.end_headers()
+            if part == "body":
+                self.end_headers()
             for _ in range(100):
                 try:
-                    self.wfile.write(b" ")
+                    self.wfile.write(b"x: y\r\n" if part == "headers" else b" ")
                     self.wfile.flush()
                 except OSError:
                     return
@@ -227,7 +331,7 @@ def test_an_answer_that_trickles_ends_at_the_deadline(asynchronous: bool) -> Non
     target = f"http://127.0.0.1:{server.server_port}"
 
     try:
-        with pytest.raises(DeadlineExceeded, match="trickled"):
+        with pytest.raises(DeadlineExceeded, match="no answer in time" if asynchronous else "trickled"):
             status_at(target, asynchronous=asynchronous, timeout=0.3)
     finally:
         ended.set()
@@ -256,6 +360,17 @@ def test_a_closed_client_says_so(grpc_stub: Any, rest_stub: Any, kind: str, asyn
         status_at(stub.target, asynchronous=asynchronous, closed=True)
 
 
+def test_an_asynchronous_client_says_that_it_belongs_to_another_event_loop(grpc_stub: Any) -> None:
+    client = AsyncClient(grpc_stub(answered).target)
+    with asyncio.Runner() as its_own:
+        assert its_own.run(client.status()) == AVAILABLE
+        for call in (client.status, client.close):
+            with pytest.raises(InputError, match="belongs to the event loop that it was first used in"):
+                asyncio.run(call())
+        assert its_own.run(client.status()) == AVAILABLE
+        its_own.run(client.close())
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "message"),
     [
@@ -264,6 +379,9 @@ def test_a_closed_client_says_so(grpc_stub: Any, rest_stub: Any, kind: str, asyn
         (200, b"not JSON", ServerFault, "the server's answer is not understood"),
         (200, b"[]", ServerFault, "not understood"),
         (200, b'{"model_version_status": [{}]}', ServerFault, "not understood"),
+        (200, b'{"model_version_status": [{"version": 1e999, "state": "END"}]}', ServerFault, "not understood"),
+        (200, b"[" * 100_000, ServerFault, "not understood"),
+        (500, b"[" * 100_000, ServerFault, r"INTERNAL: HTTP status 500 \[\["),
     ],
 )
 def test_what_a_proxy_says_is_passed_on(rest_stub: Any, status: int, body: bytes, kind: Any, message: str) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 from glyph_client import (
     AccessDenied,
@@ -140,6 +141,7 @@ def test_a_call_whose_answer_a_proxy_cannot_end_is_sent_again(
         (HEADERS, b"", (("grpc-status", "13"),), ServerFault, "INTERNAL: no details"),
         (HEADERS, b"", (("grpc-status", "99"), ("grpc-message", "a%C3%A9%")), ServerFault, "UNKNOWN: aé%"),
         (HEADERS, b"", (("grpc-status", "one"),), ServerFault, "UNKNOWN: no details"),
+        (HEADERS, b"", (("grpc-status", "9" * 5_000),), ServerFault, "UNKNOWN: no details"),
         (HEADERS, b"", OK, ServerFault, "INTERNAL: not one whole message in the 0 bytes of the answer"),
         (HEADERS, framed(STATUS)[:-1], OK, ServerFault, "INTERNAL: not one whole message"),
         (HEADERS, 2 * framed(STATUS), OK, ServerFault, "INTERNAL: not one whole message"),
@@ -202,6 +204,30 @@ def test_closing_ends_the_call_under_way(peer: Peers, asynchronous: bool) -> Non
     assert "CANCELLED: the client was closed" in str(outcome[0])
 
 
+def test_an_answer_counts_though_the_server_hears_no_more(peer: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closing(socket.socket):
+        """Sends the request alone, as when the server closes the connection once it has answered."""
+
+        asked = False
+
+        def sendall(self, *arguments: Any) -> None:
+            if self.asked:
+                raise BrokenPipeError
+            self.asked = True
+            super().sendall(*arguments)
+
+    def script(conversation: Conversation) -> None:
+        asked = conversation.request()
+        conversation.h2.ping(b"12345678")
+        conversation.answer(asked, framed(STATUS))
+
+    monkeypatch.setattr(threaded, "new_socket", lambda address: Closing(address[0], socket.SOCK_STREAM))
+    server = peer(script)
+    assert ask(server.target, 2, asynchronous=False) == [AVAILABLE] * 2
+    assert len(server.conversations) == 2
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_call_and_the_next_one_is_answered(peer: Peers) -> None:
     caller = threading.get_ident()
 
@@ -214,15 +240,29 @@ def test_ctrl_c_ends_a_call_and_the_next_one_is_answered(peer: Peers) -> None:
         answers(conversation)
 
     server = peer(script)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # A job in the background ignores it.
-    try:
-        with Client(server.target, timeout=60) as client:
-            with pytest.raises(KeyboardInterrupt):
-                client.status()
-            assert client.status() == AVAILABLE
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with Client(server.target, timeout=60) as client:
+        with pytest.raises(KeyboardInterrupt):
+            client.status()
+        assert client.status() == AVAILABLE
     assert len(server.conversations) == 2
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_ends_many_predictions_at_once(peer: Peers) -> None:
+    caller, ended = threading.get_ident(), threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        conversation.request()
+        signal.pthread_kill(caller, signal.SIGINT)
+        while conversation.receive():
+            pass
+        ended.set()
+
+    with Client(peer(script).target, retry=Retry(1)) as client:
+        outcomes = client.predict_many([np.eye(40)])
+        with pytest.raises(KeyboardInterrupt):
+            next(outcomes)
+        assert not ended.is_set()
 
 
 @both
@@ -295,6 +335,42 @@ with Client(sys.argv[1], timeout=60) as client:
     server = peer(answers)
     subprocess.run([sys.executable, "-c", code, server.target], check=True)
     assert len(server.conversations) == 2
+
+
+def test_a_forked_process_that_closes_the_client_leaves_its_parents_calls_alone(peer: Peers) -> None:
+    code = """
+import os, sys, threading
+from glyph_client import Client, Retry
+client, outcome = Client(sys.argv[1], timeout=60, retry=Retry(1)), []
+thread = threading.Thread(target=lambda: outcome.append(client.status()))
+thread.start()
+sys.stdin.readline()
+if os.fork() == 0:
+    client.close()
+    os._exit(0)
+os.wait()
+print("closed", flush=True)
+thread.join()
+sys.exit(not outcome)
+"""
+    arrived, closed = threading.Event(), threading.Event()
+
+    def script(conversation: Conversation) -> None:
+        asked = conversation.request()
+        arrived.set()
+        closed.wait(20)
+        conversation.answer(asked, framed(STATUS))
+
+    command = [sys.executable, "-c", code, peer(script).target]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert arrived.wait(20)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "closed\n"
+        closed.set()
+        assert process.wait(20) == 0
 
 
 def test_a_silent_peer_is_asked_whether_it_lives() -> None:

@@ -153,15 +153,21 @@ class ThreadConnection:
         try:
             while True:
                 if to_send:
-                    self._socket.settimeout(max(end - time.monotonic(), 0.001))
-                    self._socket.sendall(to_send)
+                    self._send(to_send, end)
                 self._socket.settimeout(max(end - time.monotonic(), 0.001))
                 to_send = steps.send(self._socket.recv(_READ))
         except StopIteration as stop:
             answer: Answer = stop.value
         if owed := self._http2.owed():
-            self._socket.sendall(owed)
+            self._send(owed, end)
         return answer
+
+    def _send(self, data: bytes, end: float) -> None:
+        try:
+            self._socket.settimeout(max(end - time.monotonic(), 0.001))
+            self._socket.sendall(data)
+        except OSError:  # The answer may be there already; if it is not, reading fails too.
+            self._http2.usable = False
 
     def shut_down(self) -> None:
         """Ends what another thread does with it, who then closes it."""

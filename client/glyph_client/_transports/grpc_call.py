@@ -9,10 +9,12 @@ from urllib.parse import unquote
 
 from glyph_client import _wire
 from glyph_client._errors import CODES, CallError, Code, call_error
+from glyph_client._retry import seconds_to_wait
 from glyph_client._transports.base import Options
 from glyph_client._transports.http2 import Answer, Broken, Refused, Reset, encode_headers
 from glyph_client._types import Request, Response
 
+_OF_GRPC_STATUS: Final[Mapping[str, Code]] = {str(number): code for number, code in enumerate(CODES, 1)}
 # What is not said here is UNKNOWN, and INTERNAL (doc/http-grpc-status-mapping.md; PROTOCOL-HTTP2.md, "Errors").
 _OF_HTTP_STATUS: Final[Mapping[str, Code]] = {
     "400": "INTERNAL",
@@ -89,7 +91,7 @@ class Calls:
             http = answer.headers.get(":status", "none")
             said = answer.body[:200].decode("utf-8", "replace").strip()
             raise call_error(_OF_HTTP_STATUS.get(http, "UNKNOWN"), f"no gRPC, but HTTP status {http} {said}".strip())
-        code = CODES[int(status) - 1] if status.isdecimal() and 0 < int(status) <= len(CODES) else "UNKNOWN"
+        code = _OF_GRPC_STATUS.get(status, "UNKNOWN")
         details = unquote(answer.headers.get("grpc-message", "")) or "no details"
         raise call_error(code, details, retry_after=_retry_after(answer.headers))
 
@@ -126,10 +128,9 @@ def _message(answer: Answer) -> bytes:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to wait; a number that is none counts as if it had not said."""
-    for name, unit in (("retry-after", 1.0), ("grpc-retry-pushback-ms", 0.001)):
-        try:
-            return float(headers[name]) * unit
-        except (KeyError, ValueError):
-            continue
-    return None
+    """Seconds that the server asks to wait; infinite where it asks for no further attempt (gRPC's proposal A6)."""
+    seconds = seconds_to_wait(headers.get("retry-after", ""))
+    if seconds is None and (pushback := headers.get("grpc-retry-pushback-ms")) is not None:
+        milliseconds = seconds_to_wait(pushback)
+        return math.inf if milliseconds is None else milliseconds / 1000
+    return seconds

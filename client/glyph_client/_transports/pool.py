@@ -55,9 +55,14 @@ class Pool(Generic[PooledT]):
 
     def _start(self) -> None:
         self._lock = threading.Lock()
-        self._process = os.getpid()
         self._idle: dict[Address, list[tuple[PooledT, float]]] = {}
         self._busy: set[PooledT] = set()
+        self._process = os.getpid()
+
+    def _leave_parent(self) -> None:
+        """In a process that was forked, drops the connections: they are its parent's, who uses them on."""
+        if self._process != os.getpid():
+            self._start()
 
     def lookup_due(self) -> bool:
         """Whether the name is to be looked up before the next request.
@@ -67,8 +72,7 @@ class Pool(Generic[PooledT]):
         """
         if self.closed:
             raise call_error("CANCELLED", "the client was closed")
-        if self._process != os.getpid():  # Its connections are those of the process that it was forked from.
-            self._start()
+        self._leave_parent()
         now = time.monotonic()
         if self._next_lookup > now:
             return False
@@ -158,6 +162,7 @@ class Pool(Generic[PooledT]):
 
     def close(self) -> None:
         """Closes all connections, also those with a request under way."""
+        self._leave_parent()
         with self._lock:
             self.closed = True
             for connection in self._busy:
