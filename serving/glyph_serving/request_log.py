@@ -1,9 +1,11 @@
 """Request logging: sampled requests and their answers, as the TFRecords that a warm-up replays.
 
 The genuine server has the configuration for it (``logging_config`` of a model) but no collector to write it with. Ours
-is of type ``tfrecord``: files ``<filename_prefix>-<number>.tfrecord``, of which the newest few are kept.
+is of type ``tfrecord``: files ``<filename_prefix>-<number>.tfrecord``, of which the newest few are kept. Of several
+workers each writes, and deletes, its own: ``<filename_prefix>-worker-<worker>-<number>.tfrecord``.
 """
 
+import os
 import queue
 import random
 import re
@@ -18,9 +20,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 from glyph_serving.config import LoggingConfig
 from glyph_serving.errors import Code
 from glyph_serving.log import LOGGER
+from glyph_serving.workers import NUMBER_VARIABLE
 
 _WAITING = 1000  # records; what comes faster than the disk takes it is left out
-_NUMBER = re.compile(r"-(\d+)\.tfrecord$")
 
 
 class RequestLog:
@@ -87,20 +89,21 @@ class RequestLog:
     def _next_file(self) -> Path:
         """The file to begin; the oldest are deleted."""
         prefix = Path(self._prefix)
+        worker = os.environ.get(NUMBER_VARIABLE)
+        name = prefix.name if worker is None else f"{prefix.name}-worker-{worker}"
+        own = re.compile(rf"{re.escape(name)}-(\d+)\.tfrecord")  # and not those of a prefix that begins like this one
         prefix.parent.mkdir(parents=True, exist_ok=True)
         numbered = sorted(
-            (int(match.group(1)), path)
-            for path in prefix.parent.glob(f"{prefix.name}-*.tfrecord")
-            if (match := _NUMBER.search(path.name))
+            (int(match.group(1)), path) for path in prefix.parent.iterdir() if (match := own.fullmatch(path.name))
         )
         for _, path in numbered[: max(0, len(numbered) + 1 - self._files)]:
             path.unlink(missing_ok=True)
         number = numbered[-1][0] + 1 if numbered else 1
         while True:
-            path = prefix.with_name(f"{prefix.name}-{number:06d}.tfrecord")
+            path = prefix.with_name(f"{name}-{number:06d}.tfrecord")
             try:
                 path.touch(exist_ok=False)
-            except FileExistsError:  # another worker was quicker
+            except FileExistsError:  # another server, or model, of the same prefix was quicker
                 number += 1
             else:
                 return path

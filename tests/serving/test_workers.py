@@ -1,6 +1,7 @@
 """Two workers on the same ports that look like one server."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import tensorflow as tf
 from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
 from tests.conftest import Server, running_server
@@ -34,15 +36,27 @@ def is_alive(process: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    monitoring = tmp_path_factory.mktemp("workers") / "monitoring.config"
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workers")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    models = folder / "models.config"
+    models.write_text(
+        f'model_config_list {{ config {{ name: "half_plus_two" base_path: "{RECORDED_MODELS / "half_plus_two"}" '
+        'model_platform: "tensorflow" '
+        f'logging_config {{ log_collector_config {{ type: "tfrecord" filename_prefix: "{folder / "requests"}" }} '
+        "sampling_config { sampling_rate: 1 } } } }"
+    )
+    monitoring = folder / "monitoring.config"
     monitoring.write_text('prometheus_config { enable: true path: "/metrics" }')
     batching = monitoring.with_name("batching.config")
     batching.write_text("max_batch_size { value: 1 }")
     with running_server(
         "--workers=2",
-        "--model_name=half_plus_two",
-        f"--model_base_path={RECORDED_MODELS / 'half_plus_two'}",
+        f"--model_config_file={models}",
+        "--request_log_files=1",
         f"--monitoring_config_file={monitoring}",
         "--enable_batching",
         f"--batching_parameters_file={batching}",
@@ -66,6 +80,19 @@ def test_small_batches_turn_nobody_away(server: Server) -> None:
     with ThreadPoolExecutor(32) as callers:
         answers = callers.map(lambda _: ask(server, f"{MODEL}:predict", {"instances": [[1.0]]}), range(128))
         assert {status for status, _ in answers} == {200}
+
+
+def test_each_logs_requests_in_files_of_its_own(server: Server, folder: Path) -> None:
+    for _ in range(32):
+        assert ask(server, f"{MODEL}:predict", {"instances": [[1.0]]})[0] == 200
+    counted = re.compile(r':tensorflow:serving:request_log_count\{model_name="half_plus_two",status_code="OK"\} (\d+)')
+
+    def written() -> int:
+        files = [str(path) for path in folder.glob("requests-worker-*-000001.tfrecord")]
+        assert len(files) == 2
+        return sum(1 for _ in tf.data.TFRecordDataset(files))
+
+    wait_until(lambda: written() == int(counted.findall(ask(server, "/metrics")[1])[0]) >= 32)
 
 
 def reload_version_1(server: Server) -> None:
