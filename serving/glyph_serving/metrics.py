@@ -283,7 +283,7 @@ def add_expositions(texts: Sequence[bytes]) -> bytes:
     samples: dict[str, dict[str, float]] = {}
     for text in texts:
         series: dict[str, float] = {}
-        for line in text.decode().splitlines():
+        for line in _lines(text):
             if line.startswith("#"):
                 series = samples.setdefault(line, {})
             else:
@@ -306,12 +306,16 @@ def first_samples(text: bytes, names: Iterable[str]) -> dict[str, int]:
     Returns:
         By name; 0 for what is no counter or has not counted yet.
     """
-    lines = text.decode().splitlines()
-    firsts = {name: sample for name, sample in itertools.pairwise(lines) if not sample.startswith("#")}
+    firsts = {name: sample for name, sample in itertools.pairwise(_lines(text)) if not sample.startswith("#")}
     return {
         name: int(float(firsts.get(f"# TYPE {name.replace('/', ':')} counter", "0").rpartition(" ")[2]))
         for name in names
     }
+
+
+def _lines(text: bytes) -> list[str]:
+    """The lines of an exposition, in whose names of models there may be any other separator of lines than its own."""
+    return text.decode().removesuffix("\n").split("\n")
 
 
 def _braces(names: Sequence[str], values: Sequence[str]) -> str:

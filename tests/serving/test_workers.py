@@ -82,6 +82,12 @@ def test_small_batches_turn_nobody_away(server: Server) -> None:
         assert {status for status, _ in answers} == {200}
 
 
+def test_names_of_models_may_hold_separators_of_lines(server: Server) -> None:
+    for name in ("a%E2%80%A8b", "a%C2%85b", "a%0Cb"):
+        assert ask(server, f"/v1/models/{name}:predict", {"instances": [[1.0]]})[0] == 404
+    assert all(ask(server, "/metrics")[0] == 200 for _ in range(4))
+
+
 def test_each_logs_requests_in_files_of_its_own(server: Server, folder: Path) -> None:
     for _ in range(32):
         assert ask(server, f"{MODEL}:predict", {"instances": [[1.0]]})[0] == 200
