@@ -16,7 +16,7 @@ from glyph_serving.errors import ServingError
 T = TypeVar("T")
 
 _MOST_ENTRIES = 1000  # of a journal under one key: counting more of them at a time would hold up requests
-_MOST_SERIES = 10_000  # label values of a counter: callers may make up names of models, and each is counted
+_MOST_MADE_UP = 1000  # names of models that are none: callers may make up any number
 LATENCY_BUCKETS = tuple(10 * 1.8**k for k in range(33))
 QUEUING_BUCKETS = tuple(100 * 1.2**k for k in range(52))
 SIZE_BUCKETS = tuple(float(2**k) for k in range(14))
@@ -37,8 +37,7 @@ class Counter:
     def add(self, *values: str, amount: float = 1) -> None:
         """Adds to the count of these label values."""
         with self._lock:
-            if values in self._values or len(self._values) < _MOST_SERIES:
-                self._values[values] = self._values.get(values, 0) + amount
+            self._values[values] = self._values.get(values, 0) + amount
 
     def lines(self) -> Iterable[str]:
         """The samples in Prometheus' text format."""
@@ -169,6 +168,7 @@ class Metrics:
             many examples it is, and how many seconds it has waited.
         runs: For each run that ends, under the same: of how many examples it was, padding not counted, how much padding
             there was, and how many seconds it took.
+        is_configured: Whether there is to be a model of a name; of all other names, only so many are counted.
     """
 
     def __init__(self) -> None:
@@ -204,6 +204,8 @@ class Metrics:
         self.answers = Journal(self._count_answers)
         self.waits = Journal(self._count_waits)
         self.runs = Journal(self._count_runs)
+        self.is_configured: Callable[[str], bool] = lambda _name: False
+        self._made_up: set[str] = set()
 
     def add(self, metric: Counter | Histogram | Gauge) -> None:
         """Exports one more metric."""
@@ -221,8 +223,13 @@ class Metrics:
 
     def count_error(self, model: str, error: object) -> None:
         """Counts a request that ended with an error, if it is one that callers cause."""
-        if isinstance(error, ServingError):
-            self.request_count.add(model, error.code.name)
+        if not isinstance(error, ServingError):
+            return
+        if not self.is_configured(model):
+            if len(self._made_up) >= _MOST_MADE_UP and model not in self._made_up:
+                return
+            self._made_up.add(model)
+        self.request_count.add(model, error.code.name)
 
     def count_examples(self, model: str, examples: int) -> None:
         """Counts the examples of a classify or regress request."""
