@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from glyph_serving.errors import Code, ServingError
 
@@ -26,26 +26,33 @@ class Gate:
 
     Args:
         max_message_bytes: The largest body, as sent and unzipped.
-        max_concurrent: Most requests at once; 0: any number.
+        max_concurrent: Most requests at once, and most streams; 0: any number.
 
     Attributes:
         in_flight: The requests that are being answered; they may end on any thread.
+        streams: The streams that are open. They may last, so they take no request's place, and nothing waits for them.
         max_message_bytes: As given.
     """
 
     def __init__(self, max_message_bytes: int, max_concurrent: int) -> None:
         self.in_flight: set[object] = set()
+        self.streams: set[object] = set()
         self.max_message_bytes = max_message_bytes
         self._max_concurrent = max_concurrent or float("inf")
 
     def check(self) -> None:
         """Raises RESOURCE_EXHAUSTED if more requests are in flight than may be."""
         if len(self.in_flight) > self._max_concurrent:
-            raise ServingError(
-                Code.RESOURCE_EXHAUSTED,
-                f"{self._max_concurrent} requests are being answered, as many as --max_concurrent_requests allows. "
-                "Try again",
-            )
+            self._refuse("requests are being answered")
+
+    def check_streams(self) -> None:
+        """Raises RESOURCE_EXHAUSTED if more streams are open than may be."""
+        if len(self.streams) > self._max_concurrent:
+            self._refuse("streams are open")
+
+    def _refuse(self, what: str) -> NoReturn:
+        limit = f"{self._max_concurrent} {what}, as many as --max_concurrent_requests allows"
+        raise ServingError(Code.RESOURCE_EXHAUSTED, f"{limit}. Try again")
 
     async def read(self, receive: Receive) -> bytes:
         """The whole body of a request.

@@ -74,8 +74,26 @@ class GrpcApp:
             return self._live(receive, send)
         path = scope["path"]
         if path in self._streams:
-            return _answer_stream(self._streams[path], receive, send)
+            return self._answer_stream(self._streams[path], scope, receive, send)
         return Call(self, self.handlers.get(path), scope, receive, send)
+
+    async def _answer_stream(
+        self, handler: StreamHandler, scope: Mapping[str, Any], receive: Receive, send: Send
+    ) -> None:
+        streams, stream = self.gate.streams, object()
+        streams.add(stream)
+        send(_START)
+        try:
+            self.gate.check_streams()
+            async for answer in handler(_messages(receive, self.gate), lambda: _wait_until_gone(receive)):
+                framed = _PREFIX.pack(0, len(answer)) + answer
+                await send({"type": "http.response.body", "body": framed, "more_body": True})
+        except Exception as error:  # noqa: BLE001 (whatever goes wrong with one stream, its caller hears of it)
+            _send_status(send, _serving_error(error, scope))
+        else:
+            _send_status(send, None)
+        finally:
+            streams.discard(stream)
 
 
 class Call:
@@ -241,21 +259,13 @@ def _serving_error(error: Exception, scope: Mapping[str, Any]) -> ServingError:
     return ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
 
 
-async def _answer_stream(handler: StreamHandler, receive: Receive, send: Send) -> None:
-    await send(_START)
-    try:
-        async for answer in handler(_messages(receive), lambda: _wait_until_gone(receive)):
-            framed = _PREFIX.pack(0, len(answer)) + answer
-            await send({"type": "http.response.body", "body": framed, "more_body": True})
-    except ServingError as error:
-        _send_status(send, error)
-    else:
-        _send_status(send, None)
+async def _messages(receive: Receive, gate: Gate) -> AsyncIterator[bytes]:
+    """The messages of a stream as they arrive.
 
-
-async def _messages(receive: Receive) -> AsyncIterator[bytes]:
-    """The messages of a request's body as they arrive."""
-    buffer = b""
+    Raises:
+        ServingError: One is compressed, or larger than is allowed.
+    """
+    buffer = bytearray()
     more = True
     while more:
         message = await receive()
@@ -267,9 +277,12 @@ async def _messages(receive: Receive) -> AsyncIterator[bytes]:
             compressed, length = _PREFIX.unpack_from(buffer)
             if compressed:
                 raise ServingError(Code.UNIMPLEMENTED, "Messages of streams must not be compressed")
-            if len(buffer) < _PREFIX.size + length:
+            gate.check_size(length)
+            end = _PREFIX.size + length
+            if len(buffer) < end:
                 break
-            payload, buffer = buffer[_PREFIX.size : _PREFIX.size + length], buffer[_PREFIX.size + length :]
+            payload = bytes(buffer[_PREFIX.size : end])
+            del buffer[:end]
             yield payload
 
 

@@ -69,9 +69,12 @@ class Health:
         """Answers grpc.health.v1.Health/Watch: the status now and whenever it changes, until the caller goes.
 
         Raises:
-            ServingError: INVALID_ARGUMENT for what is no request.
+            ServingError: INVALID_ARGUMENT for what is no request, INTERNAL where there is none.
         """
-        known = _service(await anext(requests)) in SERVICES
+        payload = await anext(requests, None)
+        if payload is None:
+            raise ServingError(Code.INTERNAL, "A watch needs one message")
+        known = _service(payload) in SERVICES
         gone = asyncio.ensure_future(wait_until_gone())
         told = None
         try:

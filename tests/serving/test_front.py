@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 import pytest
 import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 
 from tests.conftest import Certificates, Server, running_server
@@ -50,6 +52,7 @@ def server(folder: Path, certificates: Certificates) -> Iterator[Server]:
         "--rest_api_enable_gzip",
         f"--max_message_bytes={MAX_BYTES}",
         "--max_concurrent_requests=2",
+        "--enable_grpc_healthcheck_service",
         f"--access_log_file={folder / 'access.log'}",
         "--request_log_file_bytes=2000",
         "--request_log_files=3",
@@ -184,6 +187,46 @@ def test_more_requests_at_once_than_are_allowed_are_refused(server: Server, trus
         for connection in unfinished:
             connection.send(body[5:])
             assert connection.getresponse().status == 200
+
+
+def test_a_message_of_a_stream_beyond_the_limit_is_refused(channel: grpc.Channel) -> None:
+    answers = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+        iter(
+            [
+                reflection_pb2.ServerReflectionRequest(file_by_filename=size * "a")
+                for size in (MAX_BYTES // 2, MAX_BYTES)
+            ]
+        ),
+        timeout=30,
+    )
+    assert next(answers).error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+    with pytest.raises(grpc.RpcError, match="Received message larger than max") as error:
+        next(answers)
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_more_streams_at_once_than_are_allowed_are_refused_and_take_no_place_of_a_request(
+    channel: grpc.Channel,
+) -> None:
+    def watch() -> Any:
+        return health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
+
+    watches = [watch(), watch()]
+    assert [next(one).status for one in watches] == [1, 1]
+    with pytest.raises(grpc.RpcError, match="2 streams are open, as many as --max_concurrent_requests") as error:
+        next(watch())
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert predict(channel, [1.0]).model_spec.version.value == 3
+    for one in watches:
+        one.cancel()
+    for _ in range(1000):  # until the server has heard of it
+        again = watch()
+        with contextlib.suppress(grpc.RpcError):
+            assert next(again).status == 1
+            again.cancel()
+            break
+    else:
+        pytest.fail("streams that have ended still count")
 
 
 def test_json_that_is_nested_too_deep_is_refused(server: Server, trust: ssl.SSLContext) -> None:

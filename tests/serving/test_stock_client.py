@@ -222,6 +222,23 @@ def test_health_watch_tells_the_status_at_once(channel: grpc.Channel) -> None:
     call.cancel()
 
 
+@pytest.mark.parametrize(
+    ("method", "messages"),
+    [
+        ("/grpc.health.v1.Health/Watch", []),
+        ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", [b"\xff"]),
+    ],
+)
+def test_a_stream_without_a_message_in_order_is_an_error(
+    server: Server, channel: grpc.Channel, method: str, messages: list[bytes]
+) -> None:
+    call: Any = channel.stream_stream(method)
+    with pytest.raises(grpc.RpcError) as error:
+        list(call(iter(messages), timeout=TIMEOUT))
+    assert error.value.code() is grpc.StatusCode.INTERNAL
+    assert "Traceback" not in server.log
+
+
 def test_reflection_describes_the_services(channel: grpc.Channel) -> None:
     database = proto_reflection_descriptor_database.ProtoReflectionDescriptorDatabase(channel)
     assert "tensorflow.serving.PredictionService" in database.get_services()
