@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from glyph_serving.arrivals import Arrivals
 from glyph_serving.errors import Code, ServingError, invalid_argument
 from glyph_serving.gate import Gate, Live, Message, Receive, Send, request_id
-from glyph_serving.health import Health
+from glyph_serving.health import CHECK, Health
 from glyph_serving.log import LOGGER
 from glyph_serving.unzip import MAX_UNZIPPED, unzip
 
@@ -140,7 +140,7 @@ class Call:
         try:
             if handler is None:
                 raise ServingError(Code.UNIMPLEMENTED, "")
-            if app.health.draining:
+            if app.health.draining and scope["path"] != CHECK:
                 raise ServingError(Code.UNAVAILABLE, "The server is shutting down")
             app.gate.check()
             for name, value in scope["headers"]:

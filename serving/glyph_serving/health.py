@@ -14,6 +14,7 @@ _MESSAGES = message_classes(
     "grpc.health.v1",
     {"HealthCheckRequest": [("service", 1, "string")], "HealthCheckResponse": [("status", 1, "int32")]},
 )
+CHECK = "/grpc.health.v1.Health/Check"
 # The genuine server registers its services without their package; the full names are what clients ask for.
 SERVICES = frozenset(
     {

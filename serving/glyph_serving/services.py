@@ -15,7 +15,7 @@ from tensorflow_serving.apis import (
 from glyph_serving import classify, inference
 from glyph_serving.fleet import Fleet
 from glyph_serving.grpc_app import Handler, StreamHandler, awaited
-from glyph_serving.health import Health
+from glyph_serving.health import CHECK, Health
 from glyph_serving.manager import Manager
 from glyph_serving.metrics import Metrics
 from glyph_serving.predictions import Predictions
@@ -112,7 +112,7 @@ def _unary(request_type: Any, answer: Callable[[Any, float], Awaitable[Any]]) ->
 
 def health_handlers(health: Health) -> tuple[dict[str, Handler], dict[str, StreamHandler]]:
     """What answers grpc.health.v1.Health, calls and streams."""
-    return {f"/{HEALTH_SERVICE}/Check": awaited(health.check)}, {f"/{HEALTH_SERVICE}/Watch": health.watch}
+    return {CHECK: awaited(health.check)}, {f"/{HEALTH_SERVICE}/Watch": health.watch}
 
 
 def reflection_handlers(services: list[str]) -> dict[str, StreamHandler]:

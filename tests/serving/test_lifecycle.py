@@ -18,12 +18,14 @@ from typing import Any
 import grpc
 import pytest
 import tensorflow as tf
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 
 from tests.conftest import Server, running_server
 from tests.serving.conftest import RECORDED_MODELS, ask, publish
 
 WITHIN = 30.0  # seconds
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Home:
@@ -82,6 +84,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         "--enable_batching",
         "--enable_per_model_batching_parameters",
         "--enable_signature_method_name_check",
+        "--enable_grpc_healthcheck_service",
     ) as home.server:
         yield home
 
@@ -249,6 +252,9 @@ def test_sigterm_answers_what_is_in_flight_refuses_what_is_new_and_leaves_nothin
         return False
 
     wait_until(refused)
+    health = health_pb2_grpc.HealthStub(channel)
+    assert health.Check(health_pb2.HealthCheckRequest(), timeout=WITHIN).status == NOT_SERVING
+    assert [one.status for one in health.Watch(health_pb2.HealthCheckRequest(), timeout=WITHIN)] == [NOT_SERVING]
     channel.close()
     slow.send(body[5:])
     assert slow.getresponse().status == 200
