@@ -145,7 +145,8 @@ def _array_in_order(spec: TensorSpec, value: Any, has_words: bool) -> Array:
     if dtype.kind == "f" and array.dtype.kind in "fiu" and not has_words:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise _OutOfOrder
-        return array.astype(dtype)
+        with np.errstate(over="ignore"):
+            return array.astype(dtype)
     if dtype.kind in "iu" and array.dtype.kind in "iu" and array.size and not has_words:
         limits = np.iinfo(dtype)
         if array.min() < limits.min or array.max() > limits.max:

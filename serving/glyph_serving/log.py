@@ -9,16 +9,18 @@ TEXT, JSON = "text", "json"
 
 
 def configure(log_format: str) -> None:
-    """Has the server's messages written to stderr.
+    """Has the server's messages, and Python's warnings, written to stderr.
 
     Args:
         log_format: ``text`` or ``json``, an object a line.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(_Json() if log_format == JSON else _Text())
-    LOGGER.handlers = [handler]
-    LOGGER.propagate = False
+    for logger in (LOGGER, logging.getLogger("py.warnings")):
+        logger.handlers = [handler]
+        logger.propagate = False
     LOGGER.setLevel(logging.INFO)
+    logging.captureWarnings(True)
 
 
 class _Text(logging.Formatter):

@@ -160,6 +160,12 @@ def test_failures_and_retries_are_logged_as_json(home: Home) -> None:
     assert {entry["level"] for entry in entries} == {"warning"}
 
 
+def test_numbers_too_large_for_the_input_leave_the_log_as_json(home: Home) -> None:
+    status, answer = ask(home.server, "/v1/models/half_plus_two:predict", b'{"instances": [[1e39]]}')
+    assert (status, answer) == (200, {"predictions": [[float("inf")]]})
+    assert "overflow" not in home.server.log
+
+
 def test_the_config_file_is_read_again_when_it_changes(home: Home) -> None:
     publish(home.model, 6)
     home.configure(home.entry("model_version_policy { specific { versions: 3 versions: 6 } }"))
