@@ -66,6 +66,7 @@ class RequestLog:
     def _write(self) -> None:
         writer = None
         written = 0
+        said: type[Exception] | None = None  # why records are not written now, which is told once
         while (record := self._waiting.get()) is not None:
             try:
                 if writer is None:
@@ -74,11 +75,14 @@ class RequestLog:
                 written += len(record)
                 if self._waiting.empty():
                     writer.flush()
+                    said = None
                 if written >= self._file_bytes:
                     writer.close()
                     writer = None
             except Exception as error:  # noqa: BLE001 (a full disk must not end the log, let alone the server)
-                LOGGER.warning("a request was not logged under %s: %s", self._prefix, error)
+                if type(error) is not said:
+                    LOGGER.warning("requests are not logged under %s: %s", self._prefix, error)
+                said = type(error)
                 self._count(Code.UNKNOWN.name)
                 writer = None
             else:
