@@ -16,6 +16,7 @@ from pyvoy._server import PyvoyServer, get_envoy_environ
 
 from glyph_serving import workers
 from glyph_serving.config import ServerConfig
+from glyph_serving.flags import Flags
 from glyph_serving.tls import TlsConfig
 
 ARGUMENTS_VARIABLE = "GLYPH_SERVE_ARGUMENTS"
@@ -44,7 +45,9 @@ def configuration(config: ServerConfig) -> dict[str, Any]:
     """
     flags = config.flags
     grpc = _application("grpc", _grpc_options(), [], flags.access_log_file)
-    rest = _application("rest", _rest_options(), [_gzip()] if flags.rest_api_enable_gzip else [], flags.access_log_file)
+    rest = _application(
+        "rest", _rest_options(flags), [_gzip()] if flags.rest_api_enable_gzip else [], flags.access_log_file
+    )
     shared = flags.workers > 1
     listeners = []
     if flags.port:
@@ -112,8 +115,18 @@ def _readable_paths() -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _refused_path(status: int) -> dict[str, Any]:
     """Answers what `_readable_paths` refuses with another status; no other 403 is Envoy's own."""
-    comparison = {"op": "EQ", "value": {"default_value": 403, "runtime_key": "refused_path"}}
-    return {"filter": {"status_code_filter": {"comparison": comparison}}, "status_code": status}
+    return {"filter": _has_status(403), "status_code": status}
+
+
+def _late_body() -> dict[str, Any]:
+    """Says of a request whose body has not come in time, in the form of other errors, what it has waited for."""
+    error = {"error": "The request's body did not come within --rest_api_timeout_in_ms"}
+    return {"filter": _has_status(408), "body_format_override": {"json_format": error}}
+
+
+def _has_status(status: int) -> dict[str, Any]:
+    value = {"default_value": status, "runtime_key": "no_such_key"}
+    return {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}
 
 
 def _access_log(path: str) -> dict[str, Any]:
@@ -216,12 +229,14 @@ def _grpc_options() -> dict[str, Any]:
     }
 
 
-def _rest_options() -> dict[str, Any]:
+def _rest_options(flags: Flags) -> dict[str, Any]:
     page = "<HTML><HEAD>\n<TITLE>{0}</TITLE>\n</HEAD><BODY>\n<H1>{1}</H1>\n</BODY></HTML>\n"
     return {
         "codec_type": "HTTP1",
         "server_header_transformation": "PASS_THROUGH",
         "stream_idle_timeout": "0s",
+        # Until the request is here whole; a timer of Python's own would be a twentieth of what a small answer costs.
+        "request_timeout": f"{max(0, flags.rest_api_timeout_in_ms) / 1000}s",
         "http_protocol_options": {
             "accept_http_10": True,
             "default_host_for_http_10": "localhost",
@@ -230,7 +245,7 @@ def _rest_options() -> dict[str, Any]:
             "ignore_http_11_upgrade": [{"safe_regex": {"regex": "(?s).*"}}],
         },
         "local_reply_config": {
-            "mappers": [_refused_path(400)],
+            "mappers": [_refused_path(400), _late_body()],
             "body_format": {
                 "text_format_source": {"inline_string": page.format("%RESPONSE_CODE% Bad Request", "Bad Request")},
                 "content_type": "text/html",

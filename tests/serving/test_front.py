@@ -53,6 +53,7 @@ def server(folder: Path, certificates: Certificates) -> Iterator[Server]:
         f"--max_message_bytes={MAX_BYTES}",
         "--max_concurrent_requests=2",
         "--enable_grpc_healthcheck_service",
+        "--rest_api_timeout_in_ms=2000",
         f"--access_log_file={folder / 'access.log'}",
         "--request_log_file_bytes=2000",
         "--request_log_files=3",
@@ -168,25 +169,41 @@ def test_a_small_request_that_unzips_beyond_the_limit_is_refused(
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_more_requests_at_once_than_are_allowed_are_refused(server: Server, trust: ssl.SSLContext) -> None:
+@pytest.fixture
+def unfinished(server: Server, trust: ssl.SSLContext) -> Iterator[list[http.client.HTTPSConnection]]:
+    """As many requests as may be made at once, of each of which all but five bytes are still to come."""
     body = instances(1)
     with contextlib.ExitStack() as stack:
-        unfinished = []
+        begun = []
         for _ in range(2):
             connection = http.client.HTTPSConnection(server.rest.removeprefix("http://"), timeout=30, context=trust)
             stack.callback(connection.close)
             connection.putrequest("POST", PREDICT)
             connection.putheader("Content-Length", str(len(body)))
             connection.endheaders(body[:5])
-            unfinished.append(connection)
+            begun.append(connection)
         for _ in range(300):
             response, text = ask(server, trust, body)
             if response.status == 429:  # both have been seen by now
                 break
         assert "as many as --max_concurrent_requests allows" in json.loads(text)["error"]
-        for connection in unfinished:
-            connection.send(body[5:])
-            assert connection.getresponse().status == 200
+        yield begun
+
+
+def test_more_requests_at_once_than_are_allowed_are_refused(unfinished: list[http.client.HTTPSConnection]) -> None:
+    for connection in unfinished:
+        connection.send(instances(1)[5:])
+        assert connection.getresponse().status == 200
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(
+    server: Server, trust: ssl.SSLContext, unfinished: list[http.client.HTTPSConnection]
+) -> None:
+    for connection in unfinished:
+        response = connection.getresponse()
+        late = "The request's body did not come within --rest_api_timeout_in_ms"
+        assert (response.status, json.loads(response.read())) == (408, {"error": late})
+    assert any(ask(server, trust, instances(1))[0].status == 200 for _ in range(300))  # once the server has heard of it
 
 
 def test_a_message_of_a_stream_beyond_the_limit_is_refused(channel: grpc.Channel) -> None:
