@@ -46,6 +46,8 @@ def main() -> NoReturn:
         LOGGER.warning(f"{argument} is no flag of this server, or has no =value, and is ignored")
     for name, reason in values.inapplicable.items():
         LOGGER.warning(f"--{name} has no effect: {reason}")
+    if values.rest_api_cors_origins and not values.rest_api_enable_cors_support:
+        LOGGER.warning("--rest_api_cors_origins has no effect without --rest_api_enable_cors_support")
     if values.rest_api_port and values.rest_api_port == values.port:
         LOGGER.warning("--rest_api_port and --port are both %d: REST is not served. Choose another", values.port)
         arguments = ["--rest_api_port=0", *(one for one in arguments if not one.startswith("--rest_api_port="))]
@@ -56,6 +58,7 @@ def main() -> NoReturn:
         print(f"Failed to start server. Error: {error}", flush=True)
         fail(error.in_full)
     check_ports(config)
+    check_access_log(config.flags.access_log_file)
     for model in config.models.values():
         if missing := explain_missing(model):
             if not values.file_system_poll_wait_seconds:
@@ -90,6 +93,15 @@ def check_ports(config: ServerConfig) -> None:
     if problem := _socket_problem(config.flags.grpc_socket_path):
         print(f"Failed to start server. Error: {invalid_argument(CANNOT_LISTEN)}", flush=True)
         fail(problem)
+
+
+def check_access_log(path: str) -> None:
+    """Fails unless a file can be written to; Envoy would say nothing but that it ends."""
+    if path:
+        try:
+            Path(path).open("a").close()
+        except OSError as error:
+            fail(f"cannot write to {path} (--access_log_file): {error.strerror}")
 
 
 def _socket_problem(path: str) -> str:

@@ -1,5 +1,6 @@
 """The configuration files: the same text protobufs that tensorflow_model_server reads."""
 
+import ipaddress
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,15 @@ from glyph_serving.tls import CANNOT_LISTEN, TlsConfig, read_tls
 _PLATFORM = "tensorflow"
 _UNKNOWN_ANY = "not found in descriptor pool"  # what the parser says of a message in an Any that it has no type for
 _URI = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://")
+_LEAST = {
+    "workers": 1,
+    "file_system_poll_wait_seconds": 0,
+    "num_load_threads": 0,
+    "max_num_load_retries": 0,
+    "max_message_bytes": 1,
+    "max_concurrent_requests": 0,
+    "grace_period_seconds": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -317,6 +327,20 @@ def _check_threads(flags: Flags) -> None:
             raise invalid_argument(f"--{name} must be 0 (chosen automatically) to 2147483647. Received: {number}")
 
 
+def _check_values(flags: Flags) -> None:
+    """Raises INVALID_ARGUMENT for numbers below the least that there can be, and an address that is none."""
+    for name, least in _LEAST.items():
+        value = getattr(flags, name)
+        if not value >= least:
+            raise invalid_argument(f"--{name} must be at least {least}. Received: {value}")
+    try:
+        ipaddress.ip_address(flags.address)
+    except ValueError:
+        raise invalid_argument(
+            f"--address must be an IP address, 0.0.0.0 for all of this machine's. Received: {flags.address!r}"
+        ) from None
+
+
 def load(flags: Flags) -> ServerConfig:
     """Checks the flags and reads every file that they name.
 
@@ -329,11 +353,7 @@ def load(flags: Flags) -> ServerConfig:
         )
     if flags.use_alts_credentials and flags.ssl_config_file:
         raise invalid_argument("Either use_alts_credentials must be false or ssl_config_file must be empty.")
-    if flags.workers < 1:
-        raise invalid_argument(f"--workers must be at least 1. Received: {flags.workers}")
-    if flags.file_system_poll_wait_seconds < 0:
-        seconds = flags.file_system_poll_wait_seconds
-        raise invalid_argument(f"--file_system_poll_wait_seconds must be 0 (look once) or more. Received: {seconds}")
+    _check_values(flags)
     listed = _listed_models(flags)
     if flags.platform_config_file:
         _check_platforms(flags.platform_config_file, listed)

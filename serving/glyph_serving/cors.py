@@ -23,7 +23,8 @@ class Cors:
         """The policy that the flags ask for; None if they ask for none."""
         if not flags.rest_api_enable_cors_support:
             return None
-        return cls(frozenset(origin.strip().encode() for origin in flags.rest_api_cors_origins.split(",") if origin))
+        origins = flags.rest_api_cors_origins.split(",")
+        return cls(frozenset(origin.strip().removesuffix("/").encode() for origin in origins if origin))
 
     def headers(self, request: Headers) -> list[tuple[bytes, bytes]]:
         """The headers to add to the answer to a request."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from glyph_serving.errors import invalid_argument
 from glyph_serving.text_proto import MESSAGES, read_message
 
+_LONGEST = 131_000  # bytes: Envoy gets each PEM text as a variable of its environment, which may have 128 KiB
 CANNOT_LISTEN = "Failed to BuildAndStart gRPC server"  # as the genuine server words it
 
 
@@ -42,12 +43,20 @@ def read_tls(path: str, refusal: str) -> TlsConfig:
     if message.client_verify and not message.custom_ca:
         raise invalid_argument(refusal, f"{path} asks for client_verify but has no custom_ca to verify callers with")
     authority = message.custom_ca if message.client_verify else ""
+    texts = {"server_key": message.server_key, "server_cert": message.server_cert, "custom_ca": authority}
+    for name, text in texts.items():
+        if (size := len(text.encode())) > _LONGEST:
+            raise invalid_argument(refusal, f"the {name} in {path} is too long: {size} bytes, where {_LONGEST} may be")
+
+    def passphrase() -> str:
+        raise invalid_argument(refusal, f"the server_key in {path} is encrypted: it must be one without a passphrase")
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.NamedTemporaryFile("w") as both:  # which the ssl module takes from a file only
         both.write(f"{message.server_key}\n{message.server_cert}\n")
         both.flush()
         try:
-            context.load_cert_chain(both.name)
+            context.load_cert_chain(both.name, password=passphrase)
             if authority:
                 context.load_verify_locations(cadata=authority)
         except ssl.SSLError as error:

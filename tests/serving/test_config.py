@@ -159,6 +159,27 @@ def test_of_several_mistakes_the_genuine_servers_first_is_told(arguments: list[s
     assert refused.value.message.startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--workers=0", "--workers must be at least 1. Received: 0"),
+        ("--file_system_poll_wait_seconds=-1", "--file_system_poll_wait_seconds must be at least 0. Received: -1"),
+        ("--num_load_threads=-1", "--num_load_threads must be at least 0. Received: -1"),
+        ("--max_num_load_retries=-1", "--max_num_load_retries must be at least 0. Received: -1"),
+        ("--max_message_bytes=0", "--max_message_bytes must be at least 1. Received: 0"),
+        ("--max_concurrent_requests=-1", "--max_concurrent_requests must be at least 0. Received: -1"),
+        ("--grace_period_seconds=-1", "--grace_period_seconds must be at least 0. Received: -1.0"),
+        ("--grace_period_seconds=nan", "--grace_period_seconds must be at least 0. Received: nan"),
+        ("--address=localhost", "--address must be an IP address, 0.0.0.0 for all of this machine's. Received: 'local"),
+        ("--address=999.1.1.1", "--address must be an IP address, 0.0.0.0 for all of this machine's. Received: '999."),
+    ],
+)
+def test_values_that_cannot_be_are_refused(argument: str, message: str) -> None:
+    with pytest.raises(ServingError) as refused:
+        loaded(argument)
+    assert refused.value.message.startswith(message)
+
+
 def test_no_version_may_be_asked_for_of_a_model_that_is_served() -> None:
     none = entry(rest='model_platform: "tensorflow" model_version_policy { specific { } }')
     assert aspired_versions({1: Path("1")}, models(none, served=("a",))["a"].policy) == {}

@@ -48,7 +48,7 @@ def server(folder: Path, certificates: Certificates) -> Iterator[Server]:
         f"--ssl_config_file={folder / 'grpc.config'}",
         f"--rest_ssl_config_file={folder / 'rest.config'}",
         "--rest_api_enable_cors_support",
-        f"--rest_api_cors_origins=https://other.example,{PAGE}",
+        f"--rest_api_cors_origins=https://other.example, {PAGE}/",
         "--rest_api_enable_gzip",
         f"--max_message_bytes={MAX_BYTES}",
         "--max_concurrent_requests=2",

@@ -1,5 +1,6 @@
 """What glyph-serve refuses before it loads anything, in one line that says what to do."""
 
+import json
 import socket
 import subprocess
 import sysconfig
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import Certificates
 
 DIGITS = Path(__file__).parent.parent / "conformance" / "models" / "digits"
 GLYPH_SERVE = Path(sysconfig.get_path("scripts")) / "glyph-serve"
@@ -57,9 +60,43 @@ def test_a_base_path_without_versions_is_named(refusal: Callable[..., str], tmp_
     assert f"no versions of model digits under {tmp_path} (folders named by a number): publish one as" in said
 
 
-def test_looking_for_versions_less_often_than_never_is_refused(refusal: Callable[..., str]) -> None:
-    said = refusal(f"--model_base_path={DIGITS}", "--file_system_poll_wait_seconds=-1")
-    assert "--file_system_poll_wait_seconds must be 0 (look once) or more. Received: -1" in said
+@pytest.mark.parametrize(("name", "problem"), [("none/x", "No such file or directory"), ("", "Is a directory")])
+def test_an_access_log_that_cannot_be_written_to_is_named(
+    refusal: Callable[..., str], tmp_path: Path, name: str, problem: str
+) -> None:
+    said = refusal(f"--model_base_path={DIGITS}", f"--access_log_file={tmp_path / name}")
+    assert f"error: cannot write to {tmp_path / name} (--access_log_file): {problem}\n" in said
+
+
+def test_an_encrypted_key_is_refused(refusal: Callable[..., str], tmp_path: Path, certificates: Certificates) -> None:
+    key, pair = tmp_path / "key.pem", tmp_path / "ssl.config"
+    encrypt = ["openssl", "pkey", "-aes256", "-passout", "pass:secret"]
+    subprocess.run([*encrypt, "-in", str(certificates.key), "-out", str(key)], check=True, timeout=60)
+    pair.write_text(f"server_key: {quoted(key)} server_cert: {quoted(certificates.certificate)}")
+    said = refusal(f"--model_base_path={DIGITS}", f"--ssl_config_file={pair}")
+    assert f"the server_key in {pair} is encrypted: it must be one without a passphrase" in said
+
+
+def test_an_authority_that_is_too_long_is_refused(
+    refusal: Callable[..., str], tmp_path: Path, certificates: Certificates
+) -> None:
+    many, pair = tmp_path / "many.pem", tmp_path / "ssl.config"
+    many.write_text(certificates.authority.read_text() * 200)
+    pair.write_text(
+        f"server_key: {quoted(certificates.key)} server_cert: {quoted(certificates.certificate)} "
+        f"custom_ca: {quoted(many)} client_verify: true"
+    )
+    said = refusal(f"--model_base_path={DIGITS}", f"--ssl_config_file={pair}")
+    assert f"the custom_ca in {pair} is too long: {many.stat().st_size} bytes, where 131000 may be" in said
+
+
+def quoted(file: Path) -> str:
+    return json.dumps(file.read_text())
+
+
+def test_origins_without_effect_are_told(refusal: Callable[..., str], tmp_path: Path) -> None:
+    said = refusal(f"--model_base_path={tmp_path}", "--rest_api_cors_origins=https://digits.example")
+    assert "warning: --rest_api_cors_origins has no effect without --rest_api_enable_cors_support" in said
 
 
 @pytest.mark.parametrize("flag", ["ssl_config_file", "rest_ssl_config_file"])
