@@ -76,19 +76,16 @@ class Health:
         if payload is None:
             raise ServingError(Code.INTERNAL, "A watch needs one message")
         known = _service(payload) in SERVICES
-        gone = asyncio.ensure_future(wait_until_gone())
+        gone = asyncio.ensure_future(wait_until_gone())  # never cancelled: pyvoy completes what is waited for
         told = None
-        try:
-            while not gone.done():
-                status = self._status() if known else ServingStatus.SERVICE_UNKNOWN
-                if status is not told:
-                    yield _response(status)
-                    told = status
-                if self.draining:
-                    return
-                await asyncio.wait({gone}, timeout=_WATCH_SECONDS)
-        finally:
-            gone.cancel()
+        while not gone.done():
+            status = self._status() if known else ServingStatus.SERVICE_UNKNOWN
+            if status is not told:
+                yield _response(status)
+                told = status
+            if self.draining:
+                return
+            await asyncio.wait({gone}, timeout=_WATCH_SECONDS)
 
     def _status(self) -> "ServingStatus":
         return ServingStatus.SERVING if self.serving else ServingStatus.NOT_SERVING

@@ -266,5 +266,6 @@ def test_sigterm_answers_what_is_in_flight_refuses_what_is_new_and_leaves_nothin
     assert slow.getresponse().status == 200
     slow.close()
     assert home.server.running.ended() == 0
+    assert "Traceback" not in home.server.log
     with pytest.raises(urllib.error.URLError):
         ask(home.server, "/healthz")
