@@ -151,7 +151,11 @@ class Call:
             return
         self._handler = handler
         app.arrivals.announce(self)
-        receive().add_done_callback(self._received)
+        try:
+            receive().add_done_callback(self._received)
+        except AttributeError:  # pyvoy has no future for a request without a body
+            app.arrivals.arrived(self)
+            self.fail(ServingError(Code.INTERNAL, "A unary call needs one message"))
 
     def add_done_callback(self, _callback: object) -> None:
         """As a task's; what would be called looks for exceptions, and the caller hears of all there are."""
@@ -317,8 +321,11 @@ def _unframe(body: bytes, encoding: bytes, limit: int) -> bytes:
 
 def _timeout(value: str) -> float:
     """Seconds of a ``grpc-timeout`` header."""
+    digits, unit = value[:-1], value[-1:]
     try:
-        return int(value[:-1]) * _UNITS[value[-1:]]
+        if not (digits.isascii() and digits.isdigit()):
+            raise ValueError
+        return float(digits) * _UNITS[unit]
     except (KeyError, ValueError):
         raise invalid_argument(f"grpc-timeout must be digits and one of HMSmun. Received: {value}") from None
 

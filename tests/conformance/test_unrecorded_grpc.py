@@ -1,9 +1,11 @@
 """What no recording of gRPC shows, and the genuine server's source says."""
 
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import hpack
 import pytest
 import tensorflow as tf
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
@@ -13,6 +15,7 @@ from tensorflow_serving.apis import inference_pb2, predict_pb2, prediction_servi
 from tests.conformance.conftest import flags
 from tests.conftest import Server, running_server
 
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
 CLASSIFY, REGRESS = "tensorflow/serving/classify", "tensorflow/serving/regress"
 
 
@@ -175,3 +178,46 @@ def test_health_of_what_is_not_known(tmp_path_factory: pytest.TempPathFactory) -
         watched = outcome(lambda *a, **k: next(channel.unary_stream("/grpc.health.v1.Health/Watch")(*a, **k)), b"\xff")
     assert unknown == "NOT_FOUND: service name unknown"
     assert unreadable == watched == "INVALID_ARGUMENT: could not parse request"
+
+
+def bare_call(servers: dict[str, Server], *more: tuple[str, str]) -> dict[str, str]:
+    """The trailers of a call of nothing but headers, which end the request."""
+    host, port = servers["default"].grpc.split(":")
+    fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", PREDICT),
+        (":authority", "x"),
+        ("te", "trailers"),
+        *more,
+    ]
+    block = hpack.Encoder().encode(fields)
+    decoder = hpack.Decoder()
+    told: dict[str, str] = {}
+    with socket.create_connection((host, int(port)), 30) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+        connection.sendall(len(block).to_bytes(3, "big") + b"\x01\x05\0\0\0\x01" + block)
+        stream = connection.makefile("rb")
+        while "grpc-status" not in told:
+            head = stream.read(9)
+            payload = stream.read(int.from_bytes(head[:3], "big"))
+            if head[3] == 1:
+                told.update((str(name), str(value)) for name, value in decoder.decode(payload))
+    return told
+
+
+def test_a_call_without_a_message_is_answered(servers: dict[str, Server]) -> None:
+    told = bare_call(servers, ("content-type", "application/grpc"))
+    assert (told["grpc-status"], told["grpc-message"]) == ("13", "A unary call needs one message")
+
+
+@pytest.mark.parametrize("value", ["-1S", "1_0S", " 1S", "1 S", "S", "1x"])
+def test_a_timeout_that_is_none_is_refused(servers: dict[str, Server], value: str) -> None:
+    told = bare_call(servers, ("content-type", "application/grpc"), ("grpc-timeout", value))
+    assert told["grpc-status"] == "3"
+    assert told["grpc-message"].startswith("grpc-timeout must be digits and one of HMSmun. Received: ")
+
+
+def test_a_very_long_timeout_is_none(servers: dict[str, Server]) -> None:
+    told = bare_call(servers, ("content-type", "application/grpc"), ("grpc-timeout", "9" * 400 + "H"))
+    assert told["grpc-message"] == "A unary call needs one message"
