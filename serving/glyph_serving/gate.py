@@ -55,20 +55,23 @@ class Gate:
         raise ServingError(Code.RESOURCE_EXHAUSTED, f"{limit}. Try again")
 
     async def read(self, receive: Receive) -> bytes:
-        """The whole body of a request.
+        """The whole body of a request, which also has to be read so that an answer arrives.
 
         Raises:
-            TooLargeError: There is more of it than may be; the rest is not read.
+            TooLargeError: There is more of it than may be; what is too much was not kept.
         """
         message = await receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
             pieces = [body]
             size = len(body)
-            while message.get("more_body") and size <= self.max_message_bytes:
+            while message.get("more_body"):
                 message = await receive()
-                pieces.append(message.get("body", b""))
-                size += len(pieces[-1])
+                piece = message.get("body", b"")
+                size += len(piece)
+                if size <= self.max_message_bytes:
+                    pieces.append(piece)
+            self.check_size(size)
             body = b"".join(pieces)
         self.check_size(len(body))
         return body

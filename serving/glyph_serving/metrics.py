@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 _MOST_ENTRIES = 1000  # of a journal under one key: counting more of them at a time would hold up requests
 _MOST_MADE_UP = 1000  # names of models that are none: callers may make up any number
+_LONGEST_MADE_UP = 256  # characters of such a name
 LATENCY_BUCKETS = tuple(10 * 1.8**k for k in range(33))
 QUEUING_BUCKETS = tuple(100 * 1.2**k for k in range(52))
 SIZE_BUCKETS = tuple(float(2**k) for k in range(14))
@@ -226,7 +227,7 @@ class Metrics:
         if not isinstance(error, ServingError):
             return
         if not self.is_configured(model):
-            if len(self._made_up) >= _MOST_MADE_UP and model not in self._made_up:
+            if len(model) > _LONGEST_MADE_UP or (len(self._made_up) >= _MOST_MADE_UP and model not in self._made_up):
                 return
             self._made_up.add(model)
         self.request_count.add(model, error.code.name)

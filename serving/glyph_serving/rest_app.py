@@ -1,6 +1,7 @@
 """TensorFlow Serving's REST API as an ASGI application."""
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -127,6 +128,8 @@ class RestApp:
         if path == "/readyz":
             return self._readiness()
         if not _API.fullmatch(path):
+            with contextlib.suppress(TooLargeError):
+                await self._gate.read(receive)
             return Answer(404, _HTML, _page("404 Not Found", "Not Found"))
         if method == "OPTIONS":
             return Answer(200 if is_preflight(scope["headers"]) else 400, _PLAIN_HTML, b"")

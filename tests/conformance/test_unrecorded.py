@@ -109,6 +109,10 @@ def test_characters_that_no_uri_may_have_are_refused(server: Server, path: str) 
     assert ask(server, "TRACE", path)[0] == 501
 
 
+def test_a_large_body_for_nothing_is_answered(server: Server) -> None:
+    assert ask(server, "POST", "/foo", bytes(20_000_000))[0] == 404
+
+
 def test_metrics_have_no_query(server: Server) -> None:
     path = "/monitoring/prometheus/metrics"
     status, answer = ask(server, "GET", f"{path}?x=1")

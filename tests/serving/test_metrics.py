@@ -15,6 +15,8 @@ def test_names_of_models_that_are_none_are_counted_up_to_a_thousand_and_models_a
     for number in range(1050):
         connection.request("POST", f"/v1/models/made-up-{number}:predict", b"{}")
         connection.getresponse().read()
+    connection.request("POST", f"/v1/models/made-up-{'x' * 1000}:predict", b"{}")
+    assert connection.getresponse().status == 404
     connection.close()
 
     def refused() -> int:
@@ -23,4 +25,5 @@ def test_names_of_models_that_are_none_are_counted_up_to_a_thousand_and_models_a
 
     before = refused()
     assert refused() == before + 1
+    assert "made-up-x" not in ask(server, "/metrics")[1]
     assert 900 < ask(server, "/metrics")[1].count(MADE_UP) <= 1000
