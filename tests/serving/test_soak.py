@@ -1,4 +1,4 @@
-"""Many requests leave nothing behind."""
+"""Many requests, and models that are unloaded, leave nothing behind."""
 
 import json
 import re
@@ -9,8 +9,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
 from tests.benchmarks.serving_load import Job, run
-from tests.conftest import Server
-from tests.serving.conftest import ask
+from tests.conftest import Server, running_server
+from tests.serving.conftest import ask, publish
+from tests.serving.test_lifecycle import wait_until
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
@@ -45,3 +46,24 @@ def test_memory_stays_flat(server: Server, tmp_path: Path) -> None:
     answered = sum(ask_all() for _ in range(3))
     assert answered > 0
     assert resident(server.running.process.pid) < before * 1.05
+
+
+class Large(tf.Module):  # type: ignore[misc]
+    """Has 100 MB of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = tf.Variable(np.ones(25_000_000, np.float32))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])  # type: ignore[untyped-decorator]
+    def add(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": x + self.weights[0]}
+
+
+def test_a_model_that_is_unloaded_gives_its_memory_back(tmp_path: Path) -> None:
+    large = Large()
+    tf.saved_model.save(large, str(tmp_path / "1"), signatures={"serving_default": large.add})
+    with running_server("--model_name=m", f"--model_base_path={tmp_path}") as server:
+        with_it = resident(server.running.process.pid)
+        publish(tmp_path, 2)
+        wait_until(lambda: resident(server.running.process.pid) < with_it - 50_000)
