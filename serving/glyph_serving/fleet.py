@@ -55,8 +55,9 @@ class Fleet:
                 other = theirs.get(one.version)
                 if one.status.error_code:
                     continue
-                if other is None:  # it has not heard of this version yet; of one that has ended it may never
-                    one.state = one.state if one.state == State.END else State.START
+                if other is None:
+                    if one.state != State.END:  # of which it may never hear
+                        one.state = State.START
                 elif other.status.error_code or other.state < one.state:
                     one.CopyFrom(other)
         return own

@@ -356,15 +356,13 @@ class Manager:
         with self._changed:
             harness.tries += 1
             harness.error = problem
-            again = harness.tries <= self._retry.retries
-            if not again:
-                harness.state, harness.fingerprint = State.END, before
-            elif harness.aspired and not self._stopping:
+            again = harness.tries <= self._retry.retries and harness.aspired and not self._stopping
+            if again:
                 harness.retry = threading.Timer(self._retry.interval, self._try_again, [harness])
                 harness.retry.daemon = True
                 harness.retry.start()
             else:
-                harness.state = State.END
+                harness.state, harness.fingerprint = State.END, before
             self._changed.notify_all()
         LOGGER.warning(
             f"{harness.name} version {harness.version} ({harness.path}) failed to load, try {harness.tries} of "

@@ -71,6 +71,7 @@ class Server:
             options.allow_version_labels_for_unavailable_models,
             in_effect=workers.is_replacement(),
         )
+        self._metrics.is_configured = lambda name: name in self._manager.model_names
         self._metrics.add(
             Gauge(":glyph:serving:queue_depth", ["model_name", "version", "signature"], self._queue_depths)
         )

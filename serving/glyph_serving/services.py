@@ -45,7 +45,6 @@ class Services:
         self._fleet = fleet
         self._metrics = metrics
         self._logs = logs
-        metrics.is_configured = lambda name: name in manager.model_names
         self.predictions = Predictions(manager, metrics, logs, as_content)
 
     def handlers(self) -> dict[str, Handler]:

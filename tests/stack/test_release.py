@@ -66,3 +66,5 @@ def test_each_version_answers_when_it_was_said_to(released: Load) -> None:
     last = max(answer.asked for answer in released.answers if answer.version == 2)
     meanwhile = [answer for answer in released.answers if first < answer.asked and answer.answered < last]
     assert {answer.version for answer in meanwhile} == {2}  # nothing flaps
+    assert {answer.version for answer in released.answers if answer.answered < first} == {1}
+    assert {answer.version for answer in released.answers if answer.asked > last} == {1}
