@@ -22,6 +22,9 @@ from glyph_serving.tls import TlsConfig
 ARGUMENTS_VARIABLE = "GLYPH_SERVE_ARGUMENTS"
 HANDLED_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 ACCESS_LOG_SECONDS = 0.1  # after which a request is in the access log
+# Calls after which a connection is closed, whatever else is on it, if most were cancelled within a second: as they are
+# by short deadlines. Behind a gateway, one client's calls share a connection with all others'.
+_MOST_CANCELLED = "overload.premature_reset_total_stream_count"
 _TYPES = "type.googleapis.com/envoy.extensions"
 _PATH_FILTER = "envoy.filters.http.rbac"
 # What is UTF-8 when percent-decoded, by the ranges of RFC 3629, in its order; each sequence but ASCII ends in a tail.
@@ -62,7 +65,8 @@ def configuration(config: ServerConfig) -> dict[str, Any]:
         tls = _tls(config.rest_tls, "rest", "http/1.1")
         listeners.append(_listener("rest", _tcp(flags.address, flags.rest_api_port), rest | tls, shared))
     uncounted = {"stats_matcher": {"reject_all": True}}  # nobody reads Envoy's own statistics, and every request pays
-    return {"static_resources": {"listeners": listeners}, "stats_config": uncounted}
+    runtime = {"layers": [{"name": "glyph-serve", "static_layer": {_MOST_CANCELLED: 2**53}}]}
+    return {"static_resources": {"listeners": listeners}, "stats_config": uncounted, "layered_runtime": runtime}
 
 
 def _tcp(address: str, port: int) -> dict[str, Any]:

@@ -172,6 +172,28 @@ def test_calls_that_were_cancelled_no_longer_count(
         go_on.set()
 
 
+def test_a_connection_stays_open_for_others_when_most_of_its_calls_are_cancelled(
+    channel: grpc.Channel, stub: prediction_service_pb2_grpc.PredictionServiceStub
+) -> None:
+    go_on = threading.Event()
+
+    def message() -> Iterator[bytes]:
+        go_on.wait(TIMEOUT)
+        yield asking(6).SerializeToString()
+
+    method: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(PREDICT)
+    other = method.future(message(), timeout=TIMEOUT)
+    try:
+        for number in range(600):
+            call = stub.Predict.future(asking(number), timeout=TIMEOUT)
+            call.cancel()
+            if number % 25 == 0:
+                assert half(stub.Predict(asking(4), timeout=TIMEOUT)) == 2  # and the server has seen those before
+    finally:
+        go_on.set()
+    assert half(predict_pb2.PredictResponse.FromString(other.result())) == 3
+
+
 def test_answers_do_not_tell_what_carries_them(stub: prediction_service_pb2_grpc.PredictionServiceStub) -> None:
     _, call = stub.Predict.with_call(asking(4), timeout=TIMEOUT)
     assert "server" not in dict(call.initial_metadata())
