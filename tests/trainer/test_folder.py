@@ -176,3 +176,80 @@ def test_a_file_name_without_a_label_stops_the_command_before_the_training(
     assert done.stderr.startswith(f"glyph-train: error: {folder}: 1 file cannot be used. Repair or remove them")
     assert "holiday.jpg: its name has no label: it should look like 7.123.jpg" in done.stderr
     assert not list((tmp_path / "models" / "digits").iterdir())
+
+
+def sideways(folder: Path) -> Image.Image:
+    """The first of the digits as a picture that says of itself that it lies on its side."""
+    first = min(folder.glob("*.jpg"))
+    with Image.open(first) as image:
+        image.load()
+    metadata = Image.Exif()
+    metadata[0x0112] = 6
+    image.save(first, "JPEG", quality=100, exif=metadata)
+    return ImageOps.exif_transpose(Image.open(first))
+
+
+def test_metadata_of_small_pictures_counts_also_where_all_are_small(folder: Path) -> None:
+    upright = np.asarray(sideways(folder))
+    dataset = read_folder(folder).dataset
+    assert any(np.array_equal(image[..., 0], upright) for image in dataset.images)
+
+
+def test_small_transparent_pictures_are_not_taken_for_opaque_ones(folder: Path) -> None:
+    first = min(folder.glob("*.jpg"))
+    with Image.open(first) as image:
+        ink = Image.merge("LA", (Image.new("L", image.size), image.copy()))
+    ink.save(first, "PNG")
+    assert read_folder(folder).resized == 1, "it takes the way of what is sent to the server"
+
+
+def test_pictures_of_16_bits_keep_the_upper_eight(folder: Path) -> None:
+    first = min(folder.glob("*.jpg"))
+    with Image.open(first) as image:
+        pixels = np.asarray(image)
+    for format_ in ("PNG", "TIFF"):
+        Image.fromarray(pixels.astype(np.uint16) << 8 | 0x7F).save(first, format_)
+        assert any(np.array_equal(image[..., 0], pixels) for image in read_folder(folder).dataset.images)
+
+
+def test_the_palette_of_a_bmp_is_looked_at(folder: Path) -> None:
+    first = min(folder.glob("*.jpg"))
+    with Image.open(first) as image:
+        large = ImageOps.invert(image.convert("L")).resize((280, 280))
+    order = np.random.default_rng(0).permutation(256)
+    shuffled = Image.fromarray(np.argsort(order)[np.asarray(large)].astype(np.uint8), "P")
+    shuffled.putpalette(np.repeat(order, 3).astype(np.uint8).tobytes())
+    read = []
+    for picture, format_ in ((large, "PNG"), (shuffled, "BMP"), (large.convert("1", dither=Image.Dither.NONE), "BMP")):
+        picture.save(first, format_)
+        read.append(read_folder(folder).dataset.images.astype(int))
+    assert np.array_equal(read[0], read[1])
+    assert np.abs(read[0] - read[2]).max() < 255, "black and white is hardly another picture"
+
+
+def test_what_is_no_file_is_listed_with_the_others(folder: Path) -> None:
+    (folder / "1.1000000.jpg").symlink_to(folder / "nowhere")
+    os.mkfifo(folder / "1.1000001.jpg")
+    unusable = {file.name: file.reason for file in read_folder(folder).unreadable}
+    assert unusable == {"1.1000000.jpg": "it is no image", "1.1000001.jpg": "it is no image"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (b"caf\xe9.1.jpg", r"a file whose name is not UTF-8: b'caf\\xe9\.1\.jpg'"),
+        (b"a\nb/1.jpg", r"class 'a\\nb' has a line"),
+    ],
+)
+def test_names_that_no_list_of_labels_can_hold_are_an_error(folder: Path, name: bytes, message: str) -> None:
+    path = Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(min(folder.glob("*.jpg")), path)
+    with pytest.raises(DataError, match=message):
+        read_folder(folder)
+
+
+def test_an_empty_cache_is_no_cache(folder: Path) -> None:
+    read_settled(folder)
+    (folder / CACHE).write_bytes(b"")
+    assert not read_settled(folder).cached

@@ -54,7 +54,7 @@ def test_an_export_without_guards_is_found_out_before_it_can_take_a_server_down(
     export(trained.model, trained.model, trained.record.labels, tmp_path)
     monkeypatch.undo()
     images = trained.test.take(slice(4))
-    survives, *_ = export_gates(tmp_path, images, np.asarray(trained.model(images.images)), Limits())
+    survives, *_ = export_gates(tmp_path, images.images, np.asarray(trained.model(images.images)), Limits())
     assert not survives.passed
     assert str(survives).startswith(f"FAILED  survives in a process of its own: the process ended with -{SIGABRT:d}: ")
     assert "tensor_format.h" in survives.figure, "oneDNN's check"

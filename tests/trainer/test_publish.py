@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from glyph_trainer.cli import main
+from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.errors import ModelError
-from glyph_trainer.publish import publish, publish_example
+from glyph_trainer.publish import _is_right, publish, publish_example
 from glyph_trainer.recipes import Example, Fitted
 from glyph_trainer.staging import staging_directory
 from glyph_trainer.trained import TrainedModel, load_trained
@@ -234,3 +235,30 @@ def test_the_record_survives_saving(trained: TrainedModel) -> None:
     assert trained.record.images == 1000
     assert len(trained.record.history) == 2
     assert json.loads(json.dumps(trained.record.metrics)) == trained.record.metrics
+
+
+def test_the_stable_version_is_judged_by_the_names_of_its_classes(trained: TrainedModel, models: Path) -> None:
+    version, images = models / "digits" / "1", trained.test.take(slice(200))
+    right = _is_right(version, images)
+    assert right.mean() > 0.5
+    other_order = Dataset(images.images, len(images.names) - 1 - images.labels, images.names[::-1])
+    assert np.array_equal(_is_right(version, other_order), right)
+
+
+def test_what_would_be_in_the_way_is_told_before_the_training(
+    glyph_train: Run, small_folder: Path, one_version: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "busy").mkdir()
+    (tmp_path / "busy" / "file").touch()
+    training = ("--data-dir", small_folder, "--epochs", 1, "--batch-size", 50)
+    for command, told in (
+        (("fit", "--output", tmp_path / "busy"), "is not empty"),
+        (
+            ("run", "--models-dir", one_version.parent, "--config", tmp_path / "none"),
+            "cannot be read as a models.config",
+        ),
+    ):
+        done = glyph_train(*command, *training)
+        assert done.returncode == 1
+        assert told in done.stderr
+        assert "Training" not in done.stdout

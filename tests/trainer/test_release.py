@@ -114,3 +114,17 @@ def test_the_commands_do_the_same(glyph_train: Run, release: Release) -> None:
     refused = glyph_train("promote", 5, *models)
     assert refused.returncode == 1
     assert refused.stderr == f"glyph-train: error: {release.base} has no version 5. Published are: 4, 6\n"
+
+
+def test_a_promotion_that_is_said_twice_can_still_be_taken_back(release: Release) -> None:
+    for version in (1, 2, 2):
+        release.promote(version, STABLE)
+    assert release.versions_in_use() == {1, 2}
+    assert release.rollback() == (STABLE, 1)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../outside", "a/b"])
+def test_a_model_s_name_is_that_of_one_folder(glyph_train: Run, release: Release, name: str) -> None:
+    refused = glyph_train("versions", "--models-dir", release.base.parent, "--model-name", name)
+    assert refused.returncode == 2
+    assert f"{name!r} is no name of a folder" in refused.stderr

@@ -12,6 +12,7 @@ from glyph_trainer.data.mnist import DEFAULT_DIRECTORY
 from glyph_trainer.data.source import open_source
 from glyph_trainer.data.validation import UnusableFile, validate
 from glyph_trainer.errors import DataError, UnusableFilesError
+from glyph_trainer.fit import FitSettings
 from glyph_trainer.pipeline import load_images
 
 PACKAGE = "dataset-fashion-mnist"
@@ -102,3 +103,26 @@ def test_one_class_is_an_error(small_folder: Path, tmp_path: Path) -> None:
 def test_too_few_images_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="50 images are too few: 71% of them train, and a batch needs 100"):
         load_images(tmp_path / "few", DEFAULT_DIRECTORY, 50, seed=1, least=100)
+
+
+@pytest.mark.parametrize(("train", "test"), [([1, 2, 2], [1, 2, 1]), ([1, 2, 2], [1, 2, 3]), ([1, 2, 3], [1, 2, 2])])
+def test_both_parts_of_an_idx_folder_have_the_classes_of_either(
+    tmp_path: Path, train: list[int], test: list[int]
+) -> None:
+    for part, labels in (("train", train), ("t10k", test)):
+        images = b"\0\0\x08\x03\0\0\0\x03\0\0\0\x1c\0\0\0\x1c" + np.arange(3 * 784, dtype=np.uint8).tobytes()
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(images)
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x03" + bytes(labels))
+    source = open_source(tmp_path, DEFAULT_DIRECTORY, 0)
+    assert source.official
+    assert source.images.names == source.official.names == tuple(map(str, range(max(train + test) + 1)))
+    validation = validate(source.images, source.official, None, 0, (), ())
+    assert validation.counts["0"] == 0
+    assert validation.imbalance > 1, "although there is no 0"
+
+
+@pytest.mark.parametrize("batch_size", [1, 9, 10, 80, 81, 100])
+def test_with_patience_a_whole_batch_must_be_left_beside_what_is_set_aside(batch_size: int) -> None:
+    least = FitSettings(epochs=1, batch_size=batch_size, patience=1).least_images
+    assert least - least // 10 >= batch_size
+    assert least // 10 >= 1

@@ -45,3 +45,9 @@ def test_a_file_is_replaced_at_once(tmp_path: Path) -> None:
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_only_looks_like_a_staging_directory_is_somebody_else_s(tmp_path: Path) -> None:
+    (tmp_path / ".staging-mywebsite").mkdir()
+    assert clear_dead(tmp_path) == []
+    assert (tmp_path / ".staging-mywebsite").is_dir()

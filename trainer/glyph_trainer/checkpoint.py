@@ -99,7 +99,7 @@ class Run:
                     [saved[f"{kind}_{index}"] for index in range(sum(name.startswith(kind) for name in saved))]
                     for kind in ("variable", "best")
                 )
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise TrainerError(f"{self._path} is damaged ({error}). Remove it and train again") from error
         other = {key: value for key, value in about["identity"].items() if self._identity.get(key) != value}
         if other:

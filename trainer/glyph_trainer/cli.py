@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     samples = add("samples", commands.samples, "write official test images as label.index.png")
     samples.add_argument("--samples-dir", type=Path, required=True, metavar="DIR", help="folder to write into")
     samples.add_argument("--count", type=_positive, default=12, metavar="N", help="how many (default: %(default)s)")
-    samples.add_argument("--seed", type=_natural, default=1, metavar="N", help="which ones (default: %(default)s)")
+    samples.add_argument("--seed", type=_seed, default=1, metavar="N", help="which ones (default: %(default)s)")
     _add_mnist_option(samples)
     add("recipes", commands.recipes, "list the recipes")
     return parser
@@ -130,7 +130,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_seed_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--seed", type=_natural, default=1, metavar="N", help="of weights, split and order (default: %(default)s)"
+        "--seed", type=_seed, default=1, metavar="N", help="of weights, split and order (default: %(default)s)"
     )
 
 
@@ -194,7 +194,11 @@ def _add_models_options(parser: argparse.ArgumentParser, config_required: bool =
     )
     parser.add_argument("--models-dir", type=Path, required=True, metavar="DIR", help="folder of all models")
     parser.add_argument(
-        "--model-name", default=commands.DEFAULT_MODEL_NAME, metavar="NAME", help="of the model (default: %(default)s)"
+        "--model-name",
+        type=_model_name,
+        default=commands.DEFAULT_MODEL_NAME,
+        metavar="NAME",
+        help="of the model (default: %(default)s)",
     )
 
 
@@ -218,6 +222,19 @@ def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
     return int(text)
+
+
+def _seed(text: str) -> int:
+    seed = _natural(text)
+    if seed >= 2**32:  # NumPy's generators take no more
+        raise argparse.ArgumentTypeError(f"{text!r} is too large: seeds are below 4,294,967,296")
+    return seed
+
+
+def _model_name(text: str) -> str:
+    if text in ("", ".", "..") or "/" in text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a folder")
+    return text
 
 
 def _prepare_tensorflow() -> None:

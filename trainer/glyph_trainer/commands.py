@@ -36,8 +36,9 @@ def validate(options: argparse.Namespace) -> None:
 
 def fit(options: argparse.Namespace) -> None:
     """Train a model and save it."""
-    from glyph_trainer.trained import save_trained
+    from glyph_trainer.trained import check_free, save_trained
 
+    check_free(options.output)
     save_trained(_train(options), options.output)
     print(f"Saved {options.output}")
 
@@ -83,6 +84,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"{options.model_name} has version {max(versions)}: nothing to do")
         return
     check_writable(options.models_dir / options.model_name)
+    _stable_version(options)  # a mistake in --config is told before the training
     if isinstance(recipe, Example):
         from glyph_trainer.publish import publish_example
 
@@ -192,7 +194,7 @@ def _train(options: argparse.Namespace) -> "TrainedModel":
         raise TrainerError(f"the recipe {recipe.name!r} trains no classifier of pictures. Use 'glyph-train run'")
     chosen = {"epochs": options.epochs, "batch_size": options.batch_size, "patience": options.patience}
     settings = dataclasses.replace(recipe.settings, **{key: value for key, value in chosen.items() if value})
-    images = _load_images(options, options.seed, least=settings.batch_size, share=settings.training_share)
+    images = _load_images(options, options.seed, least=settings.least_images, share=settings.training_share)
     trained = train(recipe, settings, images, options.seed, options.run_dir, options.resume)
     print(describe(trained.record.metrics))
     return trained

@@ -52,6 +52,11 @@ class FitSettings:
     augmentation: tuple[float, float] | None = None
     averaging: float | None = None
 
+    @property
+    def least_images(self) -> int:
+        """How many images training takes at the least: a whole batch, beside what is set aside."""
+        return max(10, -(-self.batch_size * 10 // 9)) if self.patience else self.batch_size
+
     def steps_per_epoch(self, images: int) -> int:
         """Count the steps of an epoch.
 

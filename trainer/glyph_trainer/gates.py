@@ -13,9 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glyph_trainer.data.dataset import Dataset
-
-_PROBED_IMAGES = 32
 _PROBE_SECONDS = 300
 
 
@@ -97,19 +94,21 @@ def comparison_gate(right: NDArray[np.bool_], stable_right: NDArray[np.bool_], l
     return Gate("no worse than the stable version", bound >= -limits.tolerance, figure)
 
 
-def export_gates(version: Path, images: Dataset, probabilities: NDArray[np.float32], limits: Limits) -> list[Gate]:
+def export_gates(
+    version: Path, images: NDArray[np.uint8], probabilities: NDArray[np.float32], limits: Limits
+) -> list[Gate]:
     """Load an exported model in a process of its own, as a server would, and see what it does.
 
     Args:
         version: the folder of the exported model.
-        images: with labels; the first few are asked about.
+        images: uint8 [N, 28, 28, 1], what is asked about; those of the warm-up, for a server will want them answered.
         probabilities: float32 [N, K], what the trained model answers to them.
         limits: what is demanded.
 
     Returns:
         a gate each for the answers, for what does not fit, for the time and for the size.
     """
-    found = _probe(version, images.images[:_PROBED_IMAGES], probabilities[:_PROBED_IMAGES])
+    found = _probe(version, images, probabilities)
     size = sum(path.stat().st_size for path in version.rglob("*") if path.is_file()) / 1e6
     size_gate = Gate("size", size <= limits.megabytes, f"{size:.2f} MB, at most {limits.megabytes:g} MB")
     if "ended" in found:
@@ -141,7 +140,7 @@ def _probe(version: Path, images: NDArray[np.uint8], probabilities: NDArray[np.f
         # oneDNN is what aborts the process on a tensor of the wrong rank that no guard has stopped.
         environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "glyph_trainer.probe", version, questions],
+            [sys.executable, "-P", "-W", "ignore", "-m", "glyph_trainer.probe", version, questions],
             capture_output=True,
             text=True,
             timeout=_PROBE_SECONDS,

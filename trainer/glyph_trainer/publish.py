@@ -9,9 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from glyph_trainer.card import write_card, write_example_card
+from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.errors import PublishError
 from glyph_trainer.evaluate import evaluate, load_predictor
 from glyph_trainer.gates import Gate, Limits, accuracy_gate, comparison_gate, export_gates
@@ -21,6 +24,8 @@ from glyph_trainer.staging import flush_to_disk, staging_directory
 from glyph_trainer.trained import TrainedModel, TrainingRecord, software_versions
 from glyph_trainer.versions import rename_to_next_version
 from glyph_trainer.warmup import BATCH_SIZES, FILE_NAME, write_single_warmup, write_warmup
+
+_WARMUP_IMAGES = max(BATCH_SIZES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +74,7 @@ def publish(
     with _staged_version(models_directory, name) as staged:
         with staged.writing():
             export(trained.model, _answers(trained), record.labels, staged.directory)
-            write_warmup(staged.extra / FILE_NAME, name, trained.test.images[: max(BATCH_SIZES)], BATCH_SIZES)
+            write_warmup(staged.extra / FILE_NAME, name, trained.test.images[:_WARMUP_IMAGES], BATCH_SIZES)
         gates = _bless(trained, staged.directory, stable, limits)
         if not force and not all(gate.passed for gate in gates):
             return Publication(None, gates)
@@ -161,9 +166,18 @@ def _bless(trained: TrainedModel, staging: Path, stable: Path | None, limits: Li
     evaluation = evaluate(trained.model, trained.test)
     gates = [accuracy_gate(evaluation.is_right, limits)]
     if stable:
-        of_stable = evaluate(load_predictor(stable), trained.test)
-        gates.append(comparison_gate(evaluation.is_right, of_stable.is_right, limits))
-    return (*gates, *export_gates(staging, trained.test, evaluation.probabilities, limits))
+        gates.append(comparison_gate(evaluation.is_right, _is_right(stable, trained.test), limits))
+    asked, probabilities = trained.test.images[:_WARMUP_IMAGES], evaluation.probabilities[:_WARMUP_IMAGES]
+    return (*gates, *export_gates(staging, asked, probabilities, limits))
+
+
+def _is_right(version: Path, images: Dataset) -> NDArray[np.bool_]:
+    """Whether a published version's answers are right: by the names of its classes, which may be others by now."""
+    answers = evaluate(load_predictor(version), images).predictions
+    labels = version / "assets.extra" / "labels.txt"
+    names = labels.read_text().splitlines() if labels.exists() else images.names
+    right: NDArray[np.bool_] = np.array(names)[answers] == np.array(images.names)[images.labels]
+    return right
 
 
 def _manifest(staging: Path, name: str, record: TrainingRecord, gates: Sequence[Gate]) -> dict[str, Any]:

@@ -81,7 +81,8 @@ class Release:
         labels[label] = version
         if label == STABLE and labels.get(CANARY) == version:
             del labels[CANARY]
-        self._log(label, version, before)
+        if before != version:  # said twice, a promotion is still one step to take back
+            self._log(label, version, before)
         self._write(labels)
 
     def rollback(self) -> tuple[str, int | None]:

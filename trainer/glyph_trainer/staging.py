@@ -8,6 +8,7 @@ the kernel lets go of it when the owner ends, however it ends.
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from pathlib import Path
 
 PREFIX = ".staging-"
 """How staging names begin: not a number, so that no server takes one for a version."""
+
+_NAME = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}")
 
 
 @contextmanager
@@ -49,6 +52,8 @@ def clear_dead(parent: Path) -> list[Path]:
     """
     cleared = []
     for candidate in sorted(parent.glob(f"{PREFIX}*")):
+        if not _NAME.fullmatch(candidate.name):  # it may be anybody's: the parent can be a home directory
+            continue
         try:
             lock = os.open(candidate, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:  # gone in the meantime, or somebody else's

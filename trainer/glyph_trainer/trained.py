@@ -90,6 +90,23 @@ class TrainedModel:
     test: Dataset
 
 
+def check_free(directory: Path) -> None:
+    """Find out, before a long training, whether a trained model could be saved after it.
+
+    Args:
+        directory: the folder to make.
+
+    Raises:
+        ModelError: the folder holds something.
+        OSError: the folder around it cannot be made or written.
+    """
+    directory = directory.absolute()
+    if directory.is_dir() and any(directory.iterdir()):
+        raise ModelError(f"{directory} is not empty. Remove it, or choose another folder for the trained model")
+    with staging_directory(directory.parent):
+        pass
+
+
 def save_trained(trained: TrainedModel, directory: Path) -> None:
     """Save a trained model. The folder appears whole or not at all.
 
@@ -100,9 +117,8 @@ def save_trained(trained: TrainedModel, directory: Path) -> None:
     Raises:
         ModelError: the folder holds something.
     """
+    check_free(directory)
     directory = directory.absolute()
-    if directory.is_dir() and any(directory.iterdir()):
-        raise ModelError(f"{directory} is not empty. Remove it, or choose another folder for the trained model")
     with staging_directory(directory.parent) as staging:
         trained.model.save(staging / _MODEL)
         np.savez_compressed(staging / _TEST, images=trained.test.images, labels=trained.test.labels)
@@ -136,5 +152,5 @@ def load_trained(directory: Path) -> TrainedModel:
                 record=TrainingRecord(**record),
                 test=Dataset(test["images"], test["labels"], record["labels"]),
             )
-    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ModelError(f"the model in {directory} is damaged ({error}). Train it again") from error

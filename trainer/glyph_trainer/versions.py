@@ -127,6 +127,8 @@ def prune(base: Path, keep: int, in_use: Collection[int]) -> list[int]:
         the deleted versions.
     """
     versions = published_versions(base)
+    if not versions:
+        return []
     old = [number for number in list(versions)[:-keep] if number not in in_use]
     with staging_directory(base) as staging:
         for number in old:

@@ -46,7 +46,10 @@ def build_digit_folder(directory: Path, mnist_directory: Path, count: int = DECK
                 f"label.index.jpg. Remove it, or choose another folder"
             )
         return False
-    digits = read_mnist(mnist_directory).train.take(slice(count))
+    digits = read_mnist(mnist_directory).train
+    if count > len(digits):
+        raise DataError(f"there are {len(digits):,} official training images; {count:,} were asked for")
+    digits = digits.take(slice(count))
     directory = directory.absolute()
     with staging_directory(directory.parent) as staging:
         with task(f"Writing {directory.name}", count, "images") as work:

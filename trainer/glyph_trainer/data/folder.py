@@ -118,7 +118,7 @@ def _load(path: Path, key: str) -> Folder | None:
                 unreadable=tuple(UnusableFile(**file) for file in about["unreadable"]),
                 cached=True,
             )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):  # none, of another kind, or damaged
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):  # none, another, damaged
         return None
 
 

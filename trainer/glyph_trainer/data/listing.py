@@ -74,11 +74,18 @@ def list_folder(directory: Path) -> Listing:
     opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for name in names:
-            state = os.stat(name, dir_fd=opened)
+            try:
+                state = os.stat(name, dir_fd=opened)
+            except OSError:  # a link to nowhere, which is told when it is to be decoded
+                state = os.stat(name, dir_fd=opened, follow_symlinks=False)
             stamps += (state.st_size, state.st_ino, state.st_ctime_ns)
     finally:
         os.close(opened)
-    digest = hashlib.sha256("\n".join(names).encode())
+    try:
+        digest = hashlib.sha256("\n".join(names).encode())
+    except UnicodeEncodeError:
+        odd = next(os.fsencode(name) for name in names if any("\udc80" <= letter <= "\udcff" for letter in name))
+        raise DataError(f"{directory} holds a file whose name is not UTF-8: {odd!r}. Rename it") from None
     digest.update(np.array(stamps, np.int64).tobytes())
     return Listing(directory, tuple(names), digest.hexdigest(), max(stamps[2::3]))
 
@@ -91,6 +98,9 @@ def read_labels(listing: Listing) -> tuple[list[Labelled], list[str]]:
 
     Returns:
         the files with a label, by index, or by name in class folders; and the names of those without.
+
+    Raises:
+        DataError: the name of a class has a line break, which a list of labels could not hold.
     """
     found, unlabelled = [], []
     for name in listing.names:
@@ -102,5 +112,7 @@ def read_labels(listing: Listing) -> tuple[list[Labelled], list[str]]:
             found.append((int(match[2]), name, match[1]))
         else:
             unlabelled.append(name)
+    if broken := next((label for _, _, label in found if len(label.splitlines()) != 1), None):
+        raise DataError(f"{listing.directory}: the name of the class {broken!r} has a line break. Rename it")
     found.sort()
     return [Labelled(name, label) for _, name, label in found], unlabelled

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.data.digits import build_digit_folder
@@ -57,7 +58,9 @@ def open_source(directory: Path, mnist_directory: Path, count: int) -> Source:
         DataError: they cannot be used.
     """
     if _find(directory, "train-images"):
-        return Source(directory.name, _read_idx_part(directory, "train"), _read_idx_part(directory, "t10k"))
+        (images, labels), (test_images, test_labels) = (_read_idx_part(directory, part) for part in ("train", "t10k"))
+        names = tuple(str(label) for label in range(int(max(labels.max(), test_labels.max())) + 1))
+        return Source(directory.name, Dataset(images, labels, names), Dataset(test_images, test_labels, names))
     if not directory.is_dir() or not any(directory.iterdir()):
         build_digit_folder(directory, mnist_directory, count)
     folder = read_folder(directory)
@@ -76,7 +79,7 @@ def _find(directory: Path, prefix: str) -> Path | None:
     return next(iter(sorted(directory.glob(f"{prefix}-idx?-ubyte*"))), None)
 
 
-def _read_idx_part(directory: Path, part: str) -> Dataset:
+def _read_idx_part(directory: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     paths = [_find(directory, f"{part}-{kind}") for kind in ("images", "labels")]
     if None in paths:
         raise DataError(
@@ -88,5 +91,4 @@ def _read_idx_part(directory: Path, part: str) -> Dataset:
         raise DataError(f"{paths[0]} holds an array of shape {images.shape}; images are N x {_SIDE} x {_SIDE}")
     if labels.shape != images.shape[:1] or not len(labels):
         raise DataError(f"{paths[1]} holds labels of shape {labels.shape} for {len(images):,} images in {paths[0]}")
-    names = tuple(str(label) for label in range(int(labels.max()) + 1))
-    return Dataset(images[..., np.newaxis], labels.astype(np.int32), names)
+    return images[..., np.newaxis], labels.astype(np.int32)

@@ -54,8 +54,8 @@ class Validation:
 
     @property
     def imbalance(self) -> float:
-        """How many times more images the most frequent class has than the rarest."""
-        return max(self.counts.values()) / min(self.counts.values())
+        """How many times more images the most frequent class has than the rarest; none count as one."""
+        return max(self.counts.values()) / max(1, min(self.counts.values()))
 
     def as_json(self) -> dict[str, Any]:
         """Give the report as plain values."""
