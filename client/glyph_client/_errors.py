@@ -8,14 +8,14 @@ GlyphError
 ├── InputError             inputs that do not fit the model, refused before sending (also a ValueError)
 ├── TargetError            an address that cannot be used (also a ValueError)
 └── CallError              a call failed: has code, server_message, model, target, attempts, advice
-├── InvalidRequest     INVALID_ARGUMENT, FAILED_PRECONDITION, OUT_OF_RANGE: the server refused the request
-├── NotFound           NOT_FOUND: no such model, version or label
-├── AccessDenied       UNAUTHENTICATED, PERMISSION_DENIED
-├── DeadlineExceeded   DEADLINE_EXCEEDED: no answer in time (also a TimeoutError)
-├── Overloaded         RESOURCE_EXHAUSTED: the server has more work than it takes
-├── Unavailable        UNAVAILABLE: nobody answers there, or not now (also a ConnectionError)
-├── Unsupported        UNIMPLEMENTED: this server, or this protocol, has no such call
-└── ServerFault        everything else: the server failed
+    ├── InvalidRequest     INVALID_ARGUMENT, FAILED_PRECONDITION, OUT_OF_RANGE: the server refused the request
+    ├── NotFound           NOT_FOUND: no such model, version or label
+    ├── AccessDenied       UNAUTHENTICATED, PERMISSION_DENIED
+    ├── DeadlineExceeded   DEADLINE_EXCEEDED: no answer in time (also a TimeoutError)
+    ├── Overloaded         RESOURCE_EXHAUSTED: the server has more work than it takes
+    ├── Unavailable        UNAVAILABLE: nobody answers there, or not now (also a ConnectionError)
+    ├── Unsupported        UNIMPLEMENTED: this server, or this protocol, has no such call
+    └── ServerFault        everything else: the server failed
 """
 # ruff: noqa: N818 (the names say what happened, as in httpx)
 

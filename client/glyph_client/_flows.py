@@ -11,7 +11,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, cast
 
 from glyph_client import _contract
-from glyph_client._errors import CallError, DeadlineExceeded, GlyphError, InputError, InvalidRequest, PictureError
+from glyph_client._errors import (
+    AccessDenied,
+    CallError,
+    DeadlineExceeded,
+    GlyphError,
+    InputError,
+    InvalidRequest,
+    PictureError,
+)
 from glyph_client._pictures import Group, Picture, read_bytes
 from glyph_client._preprocess import explain as explain_picture
 from glyph_client._preprocess import preprocess_many
@@ -260,6 +268,8 @@ class Flows(Generic[TransportT]):
                     if spec.label is not None:  # A status knows no labels: the signatures are found by them.
                         yield from self.metadata(spec, deadline)
                     return versions
+            except AccessDenied:  # which no waiting changes
+                raise
             except CallError as error:
                 seen = f"{error.code}: {error.server_message}"
             if deadline.left() <= pause:

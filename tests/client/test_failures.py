@@ -462,3 +462,9 @@ def test_a_model_that_is_loading_is_waited_for() -> None:
     with pytest.raises(DeadlineExceeded, match="last seen: version 1 END broken file"):
         Client(transport=never).wait_until_available(0.1)
     assert Client(transport=never).models()[0].signatures == {}
+
+
+def test_who_may_not_ask_for_the_status_hears_of_it_at_once() -> None:
+    refusing = Failing(call_error("PERMISSION_DENIED", "an operator's key is needed"))
+    with pytest.raises(AccessDenied, match="an operator's key is needed"):
+        Client(transport=MockTransport(refusing)).wait_until_available(30)
