@@ -78,7 +78,7 @@ class Address:
     ca: str = ""
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def connect(address: Address, timeout: float, alpn: str) -> gevent.socket.socket:

@@ -4,7 +4,9 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+from glyph_loadtest.measurement import Second
 from glyph_loadtest.result import Run
 
 # Student's t: half width of the 95 % interval, in standard errors, by degrees of freedom.
@@ -30,6 +32,7 @@ _T95 = [
     2.09,
 ]
 _T95_MANY = 1.96
+_PARTS = 20  # of a saved run: seconds that follow each other are alike, longer parts are independent
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,11 @@ class Ratio:
 
     Attributes:
         name: of what.
-        a: the mean of A's samples.
-        b: the mean of B's samples.
-        value: B over A: the geometric mean over the pairs.
-        low: lower end of its 95 % confidence interval; 0 with fewer than two pairs.
-        high: upper end; infinite with fewer than two pairs.
+        a: A's figure; of several, their mean.
+        b: B's figure; of several, their mean.
+        value: B over A; of pairs, the geometric mean.
+        low: lower end of its 95 % confidence interval; 0 where the samples are too few to say.
+        high: upper end; infinite where they are too few.
     """
 
     name: str
@@ -56,6 +59,24 @@ class Ratio:
     def differs(self) -> bool:
         """Whether the interval excludes equality."""
         return not self.low <= 1 <= self.high
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A figure, and how sure it is (the delete-a-group jackknife; Quenouille, Tukey).
+
+    Attributes:
+        value: from all that was measured.
+        without: from all but one part of it, for each part.
+    """
+
+    value: float
+    without: Sequence[float]
+
+    def variance_of_log(self) -> float:
+        """The estimated variance of the figure's logarithm."""
+        logs = [math.log(value) for value in self.without]
+        return (len(logs) - 1) / len(logs) * sum((log - statistics.fmean(logs)) ** 2 for log in logs)
 
 
 def paired_ratio(name: str, a: Sequence[float], b: Sequence[float]) -> Ratio:
@@ -74,23 +95,21 @@ def paired_ratio(name: str, a: Sequence[float], b: Sequence[float]) -> Ratio:
     return _ratio(name, a, b, middle, half)
 
 
-def unpaired_ratio(name: str, a: Sequence[float], b: Sequence[float]) -> Ratio:
-    """The ratio of samples that were taken independently (Welch's interval on their logarithms).
+def unpaired_ratio(name: str, a: Resampled, b: Resampled) -> Ratio:
+    """The ratio of figures that were measured independently (Welch's interval on their logarithms).
 
     Args:
         name: of what.
-        a: samples of A, greater than 0.
-        b: samples of B, not necessarily as many.
+        a: A's figure, greater than 0.
+        b: B's figure.
     """
-    left, right = [math.log(x) for x in a], [math.log(y) for y in b]
-    middle = statistics.fmean(right) - statistics.fmean(left)
     half = math.inf
-    if len(left) > 1 and len(right) > 1:
-        errors = [statistics.variance(values) / len(values) for values in (left, right)]
+    if all(len(one.without) > 1 and min(one.without) > 0 for one in (a, b)):
+        errors = [one.variance_of_log() for one in (a, b)]
         total = sum(errors)
-        parts = sum(error**2 / (len(values) - 1) for error, values in zip(errors, (left, right), strict=True))
+        parts = sum(error**2 / (len(one.without) - 1) for error, one in zip(errors, (a, b), strict=True))
         half = _t95(int(total**2 / parts)) * math.sqrt(total) if parts else 0.0
-    return _ratio(name, a, b, middle, half)
+    return _ratio(name, [a.value], [b.value], math.log(b.value / a.value), half)
 
 
 def _t95(freedom: int) -> float:
@@ -108,26 +127,31 @@ def _ratio(name: str, a: Sequence[float], b: Sequence[float], middle: float, hal
     )
 
 
-def samples(run: Run) -> dict[str, list[float]]:
-    """The figures of each second of a run that had answers: throughput, and latencies in milliseconds."""
-    seconds = [
-        run.measurement.seconds[number] for number in range(run.first, run.end) if number in run.measurement.seconds
-    ]
-    answered = [second for second in seconds if second.finished and second.latency.counts]
-    return {
-        "requests per second": [float(second.finished) for second in answered],
-        "p50 (ms)": [max(second.latency.percentile(50), 1.0) / 1000 for second in answered],
-        "p99 (ms)": [max(second.latency.percentile(99), 1.0) / 1000 for second in answered],
-    }
-
-
 def figures(run: Run) -> dict[str, float] | None:
-    """The figures of a whole run by the same names, None when nothing was answered."""
+    """Throughput, and latencies in milliseconds, None when nothing was answered."""
     whole = run.measurement.between(run.first, run.end)
-    if not whole.finished or not whole.latency.counts:
-        return None
+    return _figures(whole, run.end - run.first) if whole.finished and whole.latency.counts else None
+
+
+def resampled(run: Run) -> dict[str, Resampled]:
+    """The figures of a run that was answered, and what they would be without each of its parts in turn."""
+    count = min(_PARTS, run.end - run.first)
+    edges = [run.first + (run.end - run.first) * number // count for number in range(count + 1)]
+    parts = [(end - first, run.measurement.between(first, end)) for first, end in pairwise(edges)]
+
+    def of(chosen: Sequence[tuple[int, Second]]) -> dict[str, float]:
+        whole = Second()
+        for _, part in chosen:
+            whole.merge(part)
+        return _figures(whole, sum(seconds for seconds, _ in chosen))
+
+    without = [of(parts[:number] + parts[number + 1 :]) for number in range(count)] if count > 1 else []
+    return {name: Resampled(value, [one[name] for one in without]) for name, value in of(parts).items()}
+
+
+def _figures(whole: Second, seconds: int) -> dict[str, float]:
     return {
-        "requests per second": whole.finished / (run.end - run.first),
+        "requests per second": whole.finished / seconds,
         "p50 (ms)": max(whole.latency.percentile(50), 1.0) / 1000,
         "p99 (ms)": max(whole.latency.percentile(99), 1.0) / 1000,
     }

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import gevent
 
 from glyph_loadtest.channel import NO_CONNECTION, Address, CallError, Done, Reply
-from glyph_loadtest.http2 import Connection, Headers
+from glyph_loadtest.http2 import Connection, Headers, Request
 
 _RECONNECT_AFTER = 0.1  # seconds: a dead server is asked ten times a second, not ten thousand times
 
@@ -44,9 +44,10 @@ class GrpcChannel:
         address: the server.
         path: the method, e.g. ``/tensorflow.serving.PredictionService/Predict``.
         timeout: seconds until a request counts as failed (``DEADLINE_EXCEEDED``).
+        api_key: sent as `x-api-key`; empty for none.
     """
 
-    def __init__(self, address: Address, path: str, timeout: float) -> None:
+    def __init__(self, address: Address, path: str, timeout: float, api_key: str = "") -> None:
         self._address = address
         self._headers = [
             (":method", "POST"),
@@ -55,41 +56,43 @@ class GrpcChannel:
             (":authority", str(address)),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
+            *([("x-api-key", api_key)] if api_key else []),
         ]
         self._timeout = timeout
-        self._connection: Connection | None = None
-        self._connecting: list[tuple[bytes, Done]] | None = None
+        self._connections: list[Connection] = []  # the last one takes requests, the others only bring replies
+        self._connecting: list[Request] | None = None
         self._failure: tuple[float, Reply] | None = None
 
     def start(self, request: bytes, done: Done) -> None:
         """Sends a serialised request message; see Channel."""
-        if self._connection is not None and self._connection.open:
-            self._connection.start(_framed(request), done)
-        elif self._connecting is not None:
-            self._connecting.append((request, done))
-        elif self._failure is not None and perf_counter() - self._failure[0] < _RECONNECT_AFTER:
-            done(self._failure[1]._replace(at=perf_counter()))
-        else:
-            self._connecting = [(request, done)]
-            gevent.spawn(self._connect)
+        self._start(Request(_framed(request), done, perf_counter() + self._timeout))
 
     def close(self) -> None:
-        """Closes the connection; see Channel."""
-        if self._connection is not None:
-            self._connection.close("closed by the load test")
+        """Closes the connections; see Channel."""
+        for connection in self._connections:
+            connection.close("closed by the load test")
+
+    def _start(self, request: Request) -> None:
+        if self._connections and self._connections[-1].open:
+            self._connections[-1].start(request)
+        elif self._connecting is not None:
+            self._connecting.append(request)
+        elif self._failure is not None and perf_counter() - self._failure[0] < _RECONNECT_AFTER:
+            request.done(self._failure[1]._replace(at=perf_counter()))
+        else:
+            self._connecting = [request]
+            gevent.spawn(self._connect)
 
     def _connect(self) -> None:
         try:
-            self._connection = Connection(self._address, self._headers, _message, self._timeout)
+            connection = Connection(self._address, self._headers, _message, self._timeout, self._start)
+            self._connections = [*(one for one in self._connections if not one.closed), connection]
         except CallError as error:
             reply = Reply(b"", CallError(NO_CONNECTION, error.message), perf_counter())
             self._failure = (perf_counter(), reply)
         waiting, self._connecting = self._connecting or [], None
-        for request, done in waiting:
-            if self._connection is not None and self._connection.open:
-                self._connection.start(_framed(request), done)
-            elif self._failure is not None:
-                done(self._failure[1])
+        for request in waiting:
+            self._start(request)
 
 
 def _framed(message: bytes) -> bytes:

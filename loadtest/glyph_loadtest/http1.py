@@ -215,7 +215,9 @@ class RestChannel:
             raise
 
 
-def post(address: Address, path: str, body: bytes) -> bytes:
+def post(address: Address, path: str, body: bytes, api_key: str = "") -> bytes:
     """The bytes of a POST of JSON."""
     head = f"POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n"
+    if api_key:
+        head += f"x-api-key: {api_key}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import NamedTuple
 
 import gevent
 import gevent.event
@@ -27,6 +28,7 @@ _SETTING = struct.Struct(">HI")
 _WIDE = 2**31 - 1  # the widest flow-control window: answers are small, and nobody reads them slower than we do
 _DEFAULT_WINDOW = 65_535
 _DEFAULT_FRAME_SIZE = 16_384
+_REFUSED_STREAM, _CANCEL = 7, 8
 _MAX_STREAM_ID = 2**31 - 1
 
 Headers = dict[str, str]
@@ -36,12 +38,27 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return _FRAME.pack(len(payload) >> 8, len(payload) & 0xFF, kind, flags, stream) + payload
 
 
+class Request(NamedTuple):
+    """One request.
+
+    Attributes:
+        data: its body.
+        done: is told of the reply.
+        deadline: when it counts as failed (seconds, ``perf_counter``).
+        refused: whether a server has sent it back, unread, before.
+    """
+
+    data: bytes
+    done: Done
+    deadline: float
+    refused: bool = False
+
+
 @dataclass(slots=True)
 class _Stream:
     """One request on its way."""
 
-    done: Done
-    deadline: float
+    request: Request
     window: int
     unsent: bytes = b""
     body: bytearray = field(default_factory=bytearray)
@@ -78,10 +95,13 @@ class Connection:
         address: the server.
         headers: of every request.
         read: makes an answer of the headers, trailers included, and the body of a reply.
-        timeout: seconds until a request counts as failed (``DEADLINE_EXCEEDED``).
+        timeout: seconds until connecting, or a request, counts as failed.
+        again: takes back the requests that the server has not looked at: those that were still to be sent when it went
+            away, and once those that it refused, as RFC 9113 (8.7) and gRPC's clients have it.
 
     Attributes:
-        open: whether it takes further requests.
+        open: whether it takes further requests. One that does not still brings the replies to those it has taken.
+        closed: whether it has come to its end.
 
     Raises:
         CallError: ``NO CONNECTION``.
@@ -93,19 +113,21 @@ class Connection:
         headers: Sequence[tuple[str, str]],
         read: Callable[[Headers, bytearray], bytes],
         timeout: float,
+        again: Callable[[Request], object],
     ) -> None:
         self._socket = connect(address, timeout, "h2")
         self._timeout = timeout
         self._read = read
+        self._again = again
         self._header_block = bytes(Encoder().encode([NeverIndexedHeaderTuple(*header) for header in headers]))
         self._reader = _HeaderReader()
         self._streams: dict[int, _Stream] = {}
-        self._waiting: deque[tuple[bytes, Done, float]] = deque()
+        self._waiting: deque[Request] = deque()
         self._next_id = 1
         self._window = _DEFAULT_WINDOW
         self._stream_window = _DEFAULT_WINDOW
         self._frame_size = _DEFAULT_FRAME_SIZE
-        self._stream_limit: float = 100  # until the server's settings arrive
+        self._stream_limit: float = 1  # until the server's settings arrive: the first that it sends
         self._settled = False
         self._received = 0
         self._headers_flags = 0
@@ -113,6 +135,7 @@ class Connection:
         self._out: list[bytes] = []
         self._wake = gevent.event.Event()
         self.open = True
+        self.closed = False
         settings = _SETTING.pack(_ENABLE_PUSH, 0) + _SETTING.pack(_INITIAL_WINDOW_SIZE, _WIDE)
         self._write(
             _PREFACE
@@ -121,37 +144,35 @@ class Connection:
         )
         self._greenlets = [gevent.spawn(run) for run in (self._read_loop, self._write_loop, self._expire_loop)]
 
-    def start(self, data: bytes, done: Done) -> None:
-        """Sends a request with a body, when the server takes one more; see Channel."""
-        deadline = perf_counter() + self._timeout
+    def start(self, request: Request) -> None:
+        """Sends a request when the server takes one more."""
         if self._waiting or len(self._streams) >= self._stream_limit:
-            self._waiting.append((data, done, deadline))
+            self._waiting.append(request)
         else:
-            self._open_stream(data, done, deadline)
+            self._open_stream(request)
 
     def close(self, reason: str) -> None:
         """Closes the connection; what is on its way ends with ``NO CONNECTION`` and the reason."""
-        if not self.open:
+        if self.closed:
             return
-        self.open = False
-        ended = [stream.done for stream in self._streams.values()] + [done for _, done, _ in self._waiting]
+        self.open, self.closed = False, True
+        ended = [stream.request for stream in self._streams.values()] + list(self._waiting)
         self._streams.clear()
         self._waiting.clear()
         self._wake.set()
         self._socket.close()
-        for done in ended:
-            done(no_connection(reason))
+        for request in ended:
+            request.done(no_connection(reason))
         gevent.killall([greenlet for greenlet in self._greenlets if greenlet is not gevent.getcurrent()], block=False)
 
     def _write(self, data: bytes) -> None:
         self._out.append(data)
         self._wake.set()
 
-    def _open_stream(self, data: bytes, done: Done, deadline: float) -> None:
-        number = self._next_id
+    def _open_stream(self, request: Request) -> None:
+        number, data = self._next_id, request.data
         self._next_id += 2
-        self.open = self.open and self._next_id < _MAX_STREAM_ID
-        stream = self._streams[number] = _Stream(done, deadline, self._stream_window)
+        stream = self._streams[number] = _Stream(request, self._stream_window)
         self._write(_frame(_HEADERS, _END_HEADERS, number, self._header_block))
         if len(data) <= min(self._window, stream.window, self._frame_size):
             self._window -= len(data)
@@ -160,6 +181,8 @@ class Connection:
         else:
             stream.unsent = data
             self._send_more(number, stream)
+        if self._next_id > _MAX_STREAM_ID:
+            self._retire()
 
     def _send_more(self, number: int, stream: _Stream) -> None:
         while stream.unsent:
@@ -183,16 +206,32 @@ class Connection:
 
     def _deliver(self, number: int, stream: _Stream, reply: Reply) -> None:
         del self._streams[number]
-        stream.done(reply)
+        stream.request.done(reply)
         self._open_waiting()
+        if not self.open and not self._streams:
+            self.close("it has done its work")
+
+    def _refuse(self, number: int, stream: _Stream, reason: str) -> None:
+        if stream.request.refused:
+            self._fail(number, stream, "UNAVAILABLE", reason)
+        else:
+            del self._streams[number]
+            self._again(stream.request._replace(refused=True))
+
+    def _retire(self) -> None:
+        """Takes no more requests; those on their way may still be answered."""
+        self.open = False
+        waiting, self._waiting = self._waiting, deque()
+        for request in waiting:
+            self._again(request)
 
     def _open_waiting(self) -> None:
         while self._waiting and len(self._streams) < self._stream_limit:
-            self._open_stream(*self._waiting.popleft())
+            self._open_stream(self._waiting.popleft())
 
     def _write_loop(self) -> None:
         try:
-            while self.open:
+            while not self.closed:
                 self._wake.wait()
                 self._wake.clear()
                 data = b"".join(self._out)
@@ -202,16 +241,17 @@ class Connection:
             self.close(f"the connection broke: {error.strerror or error}")
 
     def _expire_loop(self) -> None:
-        while self.open:
+        while not self.closed:
             gevent.sleep(min(self._timeout / 10, 0.1))
             now = perf_counter()
-            late = [(number, stream) for number, stream in self._streams.items() if stream.deadline < now]
+            late = [(number, stream) for number, stream in self._streams.items() if stream.request.deadline < now]
+            unsent = [request for request in self._waiting if request.deadline < now]
+            self._waiting = deque(request for request in self._waiting if request.deadline >= now)
+            for request in unsent:
+                request.done(Reply(b"", CallError(TIMED_OUT, f"not sent within {self._timeout:g} s"), now))
             for number, stream in late:
-                self._write(_frame(_RST_STREAM, 0, number, (8).to_bytes(4, "big")))  # CANCEL
+                self._write(_frame(_RST_STREAM, 0, number, _CANCEL.to_bytes(4, "big")))
                 self._fail(number, stream, TIMED_OUT, f"no answer within {self._timeout:g} s")
-            while self._waiting and self._waiting[0][2] < now:
-                _, done, _ = self._waiting.popleft()
-                done(Reply(b"", CallError(TIMED_OUT, f"not sent within {self._timeout:g} s"), now))
 
     def _read_loop(self) -> None:
         reason = "the server closed the connection"
@@ -254,7 +294,11 @@ class Connection:
             self._write(_frame(_PING, _ACK, 0, payload))
         elif kind == _RST_STREAM and (stream := self._streams.get(number)):
             code = int.from_bytes(payload, "big")
-            self._fail(number, stream, "UNAVAILABLE", f"the server reset the stream (HTTP/2 error {code})")
+            reason = f"the server reset the stream (HTTP/2 error {code})"
+            if code == _REFUSED_STREAM:
+                self._refuse(number, stream, reason)
+            else:
+                self._fail(number, stream, "UNAVAILABLE", reason)
         elif kind == _GOAWAY:
             self._handle_goaway(int.from_bytes(payload[:4], "big"), payload[8:])
 
@@ -312,10 +356,12 @@ class Connection:
             self._send_more(number, self._streams[number])
 
     def _handle_goaway(self, last: int, debug: bytes) -> None:
-        self.open = False  # the channel opens a new connection; what the server has accepted may still be answered here
+        self._retire()
         reason = "the server is going away" + (f" ({debug.decode(errors='replace')})" if debug else "")
         for number, stream in [item for item in self._streams.items() if item[0] > last]:
-            self._fail(number, stream, "UNAVAILABLE", reason)
+            self._refuse(number, stream, reason)
+        if not self._streams:
+            self.close(reason)
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:

@@ -4,7 +4,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from glyph_loadtest.target import Target
 
@@ -38,8 +38,8 @@ class ServerSide:
 
 def metrics_url(target: Target) -> str:
     """Where the metrics of a target are by convention: on its REST port, which is 8501, or one above the gRPC port."""
-    port = target.address.port if target.rest else target.address.port + 1
-    return f"http{'s' if target.address.tls else ''}://{target.address.host}:{port}{_PATH}"
+    address = target.address if target.rest else replace(target.address, port=target.address.port + 1)
+    return f"http{'s' if address.tls else ''}://{address}{_PATH}"
 
 
 def scrape(url: str) -> dict[Sample, float] | None:

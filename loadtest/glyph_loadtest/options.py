@@ -1,5 +1,6 @@
 """The options that describe requests: the same ones for `glyph-load` and for Locust's own command line."""
 
+import os
 import ssl
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ActionsContainer
 from dataclasses import replace
@@ -108,21 +109,22 @@ def add_request_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--ca",
         type=certificates,
-        default="",
+        default=os.environ.get("GLYPH_CA", ""),
         metavar="FILE",
-        help="certificates to trust with grpcs:// and https://, as a PEM file (default: the system's)",
+        help="certificates to trust with grpcs:// and https://, as a PEM file (default: GLYPH_CA, or the system's)",
     )
 
 
 def target_of(text: str, options: Namespace) -> Target:
-    """The target that a text and the request options describe.
+    """The target that a text and the request options describe, with the API key of the environment.
 
     Raises:
         TargetError: they describe none.
     """
     address, rest = parse_address(text)
     address = replace(address, ca=options.ca)
-    return Target(address, rest, options.model, PayloadKind(options.payload), options.batch, options.request_timeout)
+    payload, api_key = PayloadKind(options.payload), os.environ.get("GLYPH_API_KEY", "")
+    return Target(address, rest, options.model, payload, options.batch, options.request_timeout, api_key)
 
 
 def add_stock_options(parser: ArgumentParser) -> None:

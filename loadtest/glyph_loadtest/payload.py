@@ -36,7 +36,7 @@ def open_channel(target: Target) -> Channel:
     """The channel of a target; it connects with the first request."""
     if target.rest:
         return RestChannel(target.address, target.timeout)
-    return GrpcChannel(target.address, _PREDICT, target.timeout)
+    return GrpcChannel(target.address, _PREDICT, target.timeout, target.api_key)
 
 
 def payloads(target: Target, digits: Digits | None = None) -> list[Payload]:
@@ -82,7 +82,7 @@ def _rest_request(target: Target, images: npt.NDArray[np.uint8]) -> bytes:
     else:
         instances = images.tolist()
     body = json.dumps({"signature_name": signature, "instances": instances}, separators=(",", ":")).encode()
-    return post(target.address, f"/v1/models/{target.model}:predict", body)
+    return post(target.address, f"/v1/models/{target.model}:predict", body, target.api_key)
 
 
 def answered_labels(rest: bool, body: bytes, count: int) -> list[str]:

@@ -1,6 +1,7 @@
 """What is asked: the server, the model, and the form of the requests."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import urlsplit
 
@@ -32,6 +33,7 @@ class Target:
         payload: what an image is sent as.
         batch: images in one request.
         timeout: seconds until a request counts as failed.
+        api_key: sent as `x-api-key`; empty for none.
     """
 
     address: Address
@@ -40,12 +42,15 @@ class Target:
     payload: PayloadKind = PayloadKind.UINT8
     batch: int = 1
     timeout: float = 10.0
+    api_key: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise TargetError(f"a request carries at least one image. Received: batch={self.batch}")
         if self.timeout <= 0:
             raise TargetError(f"the time-out must be more than 0 s. Received: timeout={self.timeout:g}")
+        if not re.fullmatch("[!-~]*", self.api_key):
+            raise TargetError("an API key is made of visible ASCII characters; the one received has others")
 
     def __str__(self) -> str:
         scheme = ("http" if self.rest else "grpc") + ("s" if self.address.tls else "")

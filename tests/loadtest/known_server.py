@@ -35,11 +35,16 @@ class Behaviour:
         self.requests = 0
         self.free_at = 0.0
         self.gathered = asyncio.Event()
+        self.leaving = asyncio.Event()
 
-    async def serve(self, model: str, images: list[bytes]) -> list[str]:
+    async def serve(self, model: str, images: list[bytes], api_key: str) -> list[str]:
         options = self.options
+        if options.api_key not in ("", api_key):
+            raise RefusalError("UNAUTHENTICATED", 401, "who asks?")
         self.requests += 1
         number = self.requests
+        if number == options.leave_after:
+            self.leaving.set()
         if model != options.model:
             raise RefusalError("NOT_FOUND", 404, f"Servable not found for request: Latest({model})")
         await self.wait()
@@ -84,12 +89,13 @@ def read_json(instances: list[object]) -> list[bytes]:
     return [np.round(image * scale).astype(np.uint8).tobytes() for image in values]
 
 
-async def serve_grpc(behaviour: Behaviour) -> tuple[grpc.aio.Server, int]:
+async def serve_grpc(behaviour: Behaviour, port: int = 0) -> tuple[grpc.aio.Server, int]:
     async def predict(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         message = predict_pb2.PredictRequest.FromString(request)
         (tensor,) = message.inputs.values()
         try:
-            labels = await behaviour.serve(message.model_spec.name, read_tensor(tensor))
+            api_key = str(dict(context.invocation_metadata() or ()).get("x-api-key", ""))
+            labels = await behaviour.serve(message.model_spec.name, read_tensor(tensor), api_key)
         except RefusalError as refusal:
             await context.abort(grpc.StatusCode[refusal.args[0]], refusal.args[2])
         answer = predict_pb2.PredictResponse()
@@ -99,17 +105,18 @@ async def serve_grpc(behaviour: Behaviour) -> tuple[grpc.aio.Server, int]:
         output.string_val.extend(label.encode() for label in labels)
         return answer.SerializeToString()
 
-    server = grpc.aio.server()
+    streams = behaviour.options.streams
+    server = grpc.aio.server(options=[("grpc.max_concurrent_streams", streams)] if streams else None)
     key, certificate = behaviour.options.key, behaviour.options.certificate
     handler = grpc.method_handlers_generic_handler(
         "tensorflow.serving.PredictionService", {"Predict": grpc.unary_unary_rpc_method_handler(predict)}
     )
     server.add_generic_rpc_handlers((handler,))
     if certificate is None:
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
     else:
         pair = (key.read_bytes(), certificate.read_bytes())
-        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+        port = server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials([pair]))
     await server.start()
     return server, port
 
@@ -119,10 +126,12 @@ async def serve_rest(behaviour: Behaviour) -> tuple[asyncio.Server, int]:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                body = await reader.readexactly(int(head.lower().split("content-length:")[1].split()[0]))
+                headers = dict(line.split(": ") for line in head.split("\r\n")[1:] if line)
+                body = await reader.readexactly(int(headers["Content-Length"]))
                 model = head.split()[1].removeprefix("/v1/models/").removesuffix(":predict")
                 try:
-                    labels = await behaviour.serve(model, read_json(json.loads(body)["instances"]))
+                    instances, api_key = json.loads(body)["instances"], headers.get("x-api-key", "")
+                    labels = await behaviour.serve(model, read_json(instances), api_key)
                     status, answer = 200, json.dumps({"predictions": [{"label": label} for label in labels]})
                 except RefusalError as refusal:
                     status, answer = refusal.args[1], json.dumps({"error": refusal.args[2]})
@@ -144,7 +153,12 @@ async def serve(options: argparse.Namespace) -> None:
     grpc_server, grpc_port = await serve_grpc(behaviour)
     _rest_server, rest_port = await serve_rest(behaviour)
     print(grpc_port, rest_port, flush=True)
-    await grpc_server.wait_for_termination()
+    await behaviour.leaving.wait()
+    leaving = asyncio.create_task(grpc_server.stop(grace=60))
+    await asyncio.sleep(0)  # it no longer listens
+    successor, _ = await serve_grpc(behaviour, grpc_port)
+    await leaving
+    await successor.wait_for_termination()
 
 
 if __name__ == "__main__":
@@ -157,6 +171,9 @@ if __name__ == "__main__":
     parser.add_argument("--wrong-every", type=int, default=0, help="answer each so-manyth request wrongly")
     parser.add_argument("--rate", type=float, default=0, help="answer at most so many requests a second, in order")
     parser.add_argument("--gather", type=int, default=0, help="answer none before so many requests are there")
+    parser.add_argument("--streams", type=int, default=0, help="at most so many requests of a gRPC connection at once")
+    parser.add_argument("--leave-after", type=int, default=0, help="send gRPC connections away after so many requests")
+    parser.add_argument("--api-key", default="", help="answer only who sends it as x-api-key")
     parser.add_argument("--certificate", type=Path, help="speak TLS")
     parser.add_argument("--key", type=Path, help="of the certificate")
     asyncio.run(serve(parser.parse_args()))

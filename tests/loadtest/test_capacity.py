@@ -63,13 +63,14 @@ def test_an_objective_that_one_request_alone_misses_has_no_answer() -> None:
     assert plan_capacity(_points(_LAW), wanted=10, limit=0.001).replicas.value == math.inf
 
 
-def _saved_run(folder: Path, users: int) -> str:
+def _saved_run(folder: Path, users: int, failed: int = 0) -> str:
     measurement = Measurement()
     for number in range(10):
         second = measurement.at(1_700_000_000 + number)
         second.finished = round(_LAW.throughput(users))
         for _ in range(100):
             second.latency.record(round(1e6 * _LAW.mean_latency(users)))
+        second.failures = {"RESOURCE_EXHAUSTED": failed} if failed else {}
     target = Target(Address("localhost", 8500), rest=False)
     run = Run(target, Plan(users, seconds=10), 1_700_000_000, 1_700_000_010, measurement)
     (folder / f"{users}.json").write_text(json.dumps(as_dict(run)))
@@ -84,4 +85,13 @@ def test_the_command_plans_from_saved_runs(glyph_load: Callable[..., Outcome], t
     replicas = done.json["replicas"]
     assert 1 <= replicas["low"] <= replicas["value"] <= replicas["high"]
     done = glyph_load("capacity", *runs[:3], "--rate", "20k", "--p99", "5ms")
+    assert (done.code, "Received: 3" in done.err) == (2, True)
+
+
+def test_runs_with_failed_requests_say_nothing_of_capacity(glyph_load: Callable[..., Outcome], tmp_path: Path) -> None:
+    runs = [_saved_run(tmp_path, int(users), failed=10 if users > 8 else 0) for users in _USERS]
+    done = glyph_load("capacity", *runs, "--rate", "20k", "--p99", "5ms", "--json")
+    assert done.code == 0, done.err
+    assert [point["concurrency"] for point in done.json["points"]] == [1, 2, 4, 8]
+    done = glyph_load("capacity", *runs[1:], "--rate", "20k", "--p99", "5ms")
     assert (done.code, "Received: 3" in done.err) == (2, True)

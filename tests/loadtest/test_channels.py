@@ -98,6 +98,32 @@ def test_a_server_that_dies_ends_every_request(start_server: StartServer, open_t
     assert [greenlet.value.error.kind for greenlet in greenlets] == ["NO CONNECTION"] * 8
 
 
+def test_a_server_that_goes_away_answers_what_it_took_and_is_asked_the_rest_anew(
+    start_server: StartServer, open_to: OpenChannel
+) -> None:
+    target = _target(start_server("--streams", "4", "--leave-after", "5", "--delay", "0.3").grpc, timeout=5)
+    channel = open_to(target)
+    assert call(channel, payloads(target)[0].request).error is None  # the limit is known
+    replies = _ask_all(channel, [payload.request for payload in payloads(target)[:24]])
+    assert [reply.error for reply in replies] == [None] * 24
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["that stays silent", "that dies"])
+def test_a_server_that_goes_away_loses_no_request_unseen(
+    start_server: StartServer, open_to: OpenChannel, killed: bool
+) -> None:
+    server = start_server("--leave-after", "8", "--delay", "30")
+    target = _target(server.grpc, timeout=30 if killed else 2)
+    channel = open_to(target)
+    greenlets = [gevent.spawn(call, channel, payloads(target)[0].request) for _ in range(8)]
+    gevent.joinall(greenlets, timeout=0.5)  # on their way, and it has said that it goes
+    if killed:
+        server.process.kill()
+    gevent.joinall(greenlets, timeout=8)
+    kind = "NO CONNECTION" if killed else "DEADLINE_EXCEEDED"
+    assert [greenlet.value and greenlet.value.error.kind for greenlet in greenlets] == [kind] * 8
+
+
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_a_port_where_nobody_listens(open_to: OpenChannel, scheme: str) -> None:
     with socket.socket() as unused:

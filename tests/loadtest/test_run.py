@@ -1,16 +1,19 @@
 """`glyph-load run`, and Locust's own command line, against a server with known behaviour."""
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Certificates
 from tests.loadtest.conftest import KnownServer, Outcome, StartServer, read_until, swarm
 
 GlyphLoad = Callable[..., Outcome]
@@ -61,23 +64,82 @@ def test_an_unreachable_server_is_said_in_one_line(glyph_load: GlyphLoad) -> Non
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "words"),
     [
-        ["localhost:port"],
-        ["localhost:1", "--time", "0.2s"],
-        ["localhost:1", "--save", "/no/such/x"],
+        (["localhost:port"], "the port of a target is a number up to 65535. Received: 'localhost:port'"),
+        (["localhost:1", "--time", "0.2s"], "--time is at least 1s. Received: 0.2s"),
+        (["localhost:1", "--save", "/no/such/x"], "--save: there is no folder /no/such"),
+        (["localhost:1", "--save", "/"], "--save takes the name of a file. Received the folder /"),
     ],
 )
-def test_bad_arguments_are_refused(glyph_load: GlyphLoad, arguments: list[str]) -> None:
+def test_bad_arguments_are_refused(glyph_load: GlyphLoad, arguments: list[str], words: str) -> None:
     done = glyph_load("run", *arguments)
+    assert (done.code, done.err) == (2, f"glyph-load: error: {words}\n")
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_the_api_key_of_the_environment_is_sent(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    server = start_server("--api-key", "c2VjcmV0")
+    command = [sys.executable, "-m", "glyph_loadtest.cli", "run", server.target(protocol), *_SHORT]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (refused.returncode, "who asks?" in refused.stderr) == (2, True)
+    monkeypatch.setenv("GLYPH_API_KEY", "c2VjcmV0")
+    for workers in ("1", "2"):
+        subprocess.run([*command, "--workers", workers], capture_output=True, timeout=60, check=True)
+    monkeypatch.setenv("GLYPH_API_KEY", "c2Vj\ncmV0")
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (refused.returncode, "an API key is made of visible ASCII characters" in refused.stderr) == (2, True)
+    assert "c2Vj" not in refused.stderr
+
+
+def test_a_result_that_cannot_be_saved_is_printed_all_the_same(plain_server: KnownServer, tmp_path: Path) -> None:
+    save = tmp_path / "run.json"
+    done = _run_until("warm-up", lambda _: save.mkdir(), "run", plain_server.grpc, "--time", "1s", "--save", str(save))
     assert done.code == 2
-    assert "glyph-load: error: " in done.err
+    assert "requests per second" in done.out
+    assert f"{save} cannot be written" in done.err
+    assert list(tmp_path.iterdir()) == [save]
+
+
+def test_what_is_no_file_is_written_as_it_is(plain_server: KnownServer, glyph_load: GlyphLoad, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_text)
+        assert glyph_load("run", plain_server.grpc, "--save", str(pipe), *_SHORT).code == 0
+        assert json.loads(read.result(timeout=10))["requests"] > 0
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(("least", "code"), [("40%", 0), ("60%", 1)])
+def test_too_few_right_answers_can_be_a_failure(
+    start_server: StartServer, glyph_load: GlyphLoad, least: str, code: int
+) -> None:
+    server = start_server("--wrong-every", "2")
+    done = glyph_load("run", server.grpc, "--check-share", "1", "--min-accuracy", least, *_SHORT)
+    assert (done.code, "60.0% of the checked answers were expected" in done.err) == (code, code == 1)
+
+
+def test_answers_that_nobody_checked_are_not_right(plain_server: KnownServer, glyph_load: GlyphLoad) -> None:
+    # The first answer is always checked: that one may come in the warm-up.
+    load = ["--check-share", "0", "--min-accuracy", "1%", "--time", "1s", "--warm-up", "1s"]
+    assert glyph_load("run", plain_server.grpc, *load).code == 1
 
 
 @pytest.mark.parametrize(("option", "value"), [("--workers", "0"), ("--users", "0"), ("--ca", __file__)])
 def test_an_option_that_makes_no_sense_is_refused(glyph_load: GlyphLoad, option: str, value: str) -> None:
     done = glyph_load("run", "localhost:8500", option, value)
     assert (done.code, f"Received: {value!r}" in done.err) == (2, True)
+
+
+def test_the_certificates_of_the_environment_are_trusted(
+    tls_server: KnownServer, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLYPH_CA", str(certificates.authority))
+    command = [sys.executable, "-m", "glyph_loadtest.cli", "run", tls_server.grpc, *_SHORT]
+    subprocess.run(command, capture_output=True, timeout=60, check=True)
 
 
 def test_figures_that_the_generator_limited_are_refused(start_server: StartServer, glyph_load: GlyphLoad) -> None:
@@ -146,6 +208,19 @@ def test_interrupted_steps_leave_what_was_measured(
     assert done.code == 130
     assert "interrupted" in done.err
     assert len(json.loads((tmp_path / "saved.json").read_text())[part]) >= 1
+
+
+def test_an_interrupt_before_the_first_trial_ends_a_search(plain_server: KnownServer) -> None:
+    done = _run_until("every rate is held", _interrupt, "slo", plain_server.grpc, "--hold", "1s", "--p99", "1s")
+    assert (done.code, done.out) == (130, "")
+    assert done.err == "glyph-load: interrupted\n"
+
+
+def test_an_interrupt_in_the_first_trial_claims_nothing(start_server: StartServer) -> None:
+    server = start_server()
+    held = ["--start", "10", "--hold", "60s", "--p99", "1s"]
+    done = _run_until("every rate is held", _interrupt, "slo", server.grpc, *held)
+    assert (done.code, done.out) == (130, "")
 
 
 def test_stock_locust_runs_the_locustfile(plain_server: KnownServer) -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 from glyph_loadtest.channel import Address
-from glyph_loadtest.target import TargetError, parse_address
+from glyph_loadtest.metrics import metrics_url
+from glyph_loadtest.target import Target, TargetError, parse_address
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,11 @@ def test_the_scheme_says_the_protocol(text: str, address: Address, rest: bool) -
 def test_anything_else_is_refused_with_what_was_received(text: str) -> None:
     with pytest.raises(TargetError, match="Received: " + repr(text)):
         parse_address(text)
+
+
+def test_an_ipv6_address_keeps_its_brackets() -> None:
+    address, rest = parse_address("grpc://[::1]:8500")
+    assert address == Address("::1", 8500)
+    target = Target(address, rest)
+    assert str(target) == "grpc://[::1]:8500"
+    assert metrics_url(target) == "http://[::1]:8501/monitoring/prometheus/metrics"

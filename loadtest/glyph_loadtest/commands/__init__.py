@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,21 +79,40 @@ def whole_seconds(seconds: float, option: str) -> int:
     return round(seconds)
 
 
-def check_folder(path: Path | None) -> None:
+def check_writable(path: Path | None, option: str = "--save") -> None:
     """Makes sure, before the work, that its result can be written.
 
     Raises:
-        CommandError: the folder does not exist.
+        CommandError: there is no such folder, it takes no files, or the path is itself a folder.
     """
-    if path is not None and not path.absolute().parent.is_dir():
-        raise CommandError(f"--save: there is no folder {path.absolute().parent}")
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise CommandError(f"{option} takes the name of a file. Received the folder {path}")
+    if not folder.is_dir():
+        raise CommandError(f"{option}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CommandError(f"{option}: files cannot be made in the folder {folder}")
 
 
 def save(text: str, path: Path) -> None:
-    """Writes a file so that it is whole or not there."""
+    """Writes a file so that it is whole or not there; what is no file, such as /dev/stdout, is written as it is.
+
+    Raises:
+        CommandError: it cannot be written.
+    """
     staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.write_text(text)
-    staged.replace(path)
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text)
+        else:
+            staged.write_text(text)
+            staged.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            staged.unlink()
+        raise CommandError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def read_run(path: Path) -> Run:
@@ -118,8 +137,8 @@ def tell(text: str) -> None:
 def show_second(number: int, second: Second) -> None:
     """Shows one second of a run."""
     name = f"{number:4d} s" if number > 0 else "warm-up"
-    p99 = second.latency.percentile(99) / 1000
-    tell(f"{name:>8}  {second.finished:7,} answers  p99 {p99:8.2f} ms  {second.failed:,} failures")
+    p99 = f"{second.latency.percentile(99) / 1000:8.2f} ms" if second.latency.counts else f"{'-':>11}"
+    tell(f"{name:>8}  {second.finished:7,} answers  p99 {p99}  {second.failed:,} failures")
 
 
 def show_nothing(number: int, second: Second) -> None:
@@ -127,13 +146,19 @@ def show_nothing(number: int, second: Second) -> None:
 
 
 def finish(options: argparse.Namespace, document: dict[str, Any], text: str | None) -> None:
-    """Saves the result when that is wanted, and prints it as JSON or as text."""
-    if options.save is not None:
-        save(json.dumps(document), options.save)
-    if options.json:
-        print(json.dumps(document))
-    elif text is not None:
-        print(text)
+    """Prints the result as JSON or as text, and saves it when that is wanted.
+
+    Raises:
+        CommandError: it cannot be saved; it has been printed all the same.
+    """
+    try:
+        if options.json:
+            print(json.dumps(document), flush=True)
+        elif text is not None:
+            print(text, flush=True)
+    finally:
+        if options.save is not None:
+            save(json.dumps(document), options.save)
 
 
 @contextmanager

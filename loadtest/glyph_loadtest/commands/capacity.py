@@ -10,11 +10,12 @@ from glyph_loadtest import commands
 from glyph_loadtest.generator import Generator
 from glyph_loadtest.options import add_request_options, duration, rate
 from glyph_loadtest.plan import Plan
-from glyph_loadtest.result import PERCENTILES, Run, summarise
+from glyph_loadtest.result import PERCENTILES, Run, Summary, summarise
 from glyph_loadtest.usl import Capacity, Estimate, Point, plan_capacity
 
 _USERS = (1, 2, 4, 8, 16, 32, 64)
 _FEWEST = 4
+_MOST_FAILED = 0.001  # of the requests of a run, as `slo` has it: more, and the throughput is not the server's
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,7 @@ def execute(options: argparse.Namespace) -> int:
     if len(objectives) != 1:
         raise commands.CommandError("one objective is needed, such as --p99 10ms")
     ((percent, limit),) = objectives
-    commands.check_folder(options.save)
+    commands.check_writable(options.save)
     wanted = {"requests_per_second": options.rate, f"p{percent:g}_ms": limit * 1000}
     runs: list[Run] = []
 
@@ -70,8 +71,8 @@ def execute(options: argparse.Namespace) -> int:
     points = _points(runs, percent)
     if len({point.concurrency for point in points}) < _FEWEST:
         raise commands.CommandError(
-            f"runs at {_FEWEST} or more different loads are needed, in which the server answered and the generator was "
-            f"not the limit. Received: {len(points)}"
+            f"runs at {_FEWEST} or more different loads are needed, in which the server answered, at most "
+            f"{_MOST_FAILED:.1%} of the requests failed, and the generator was not the limit. Received: {len(points)}"
         )
     capacity = plan_capacity(points, options.rate, limit)
     document = {
@@ -94,7 +95,8 @@ def _measure(options: argparse.Namespace, runs: list[Run]) -> None:
             run = generator.run(target, plan, commands.show_nothing)
             commands.check_interrupt(run)
             summary = summarise(run)
-            verdict = f"left out: {summary.refused}" if summary.refused else ""
+            unfit = _unfit(summary)
+            verdict = f"left out: {unfit}" if unfit else ""
             commands.tell(
                 f"{users:4d} users  {summary.rate:10,.1f}/s  p99 {summary.percentiles[99.0]:8.2f} ms  {verdict}"
             )
@@ -108,10 +110,19 @@ def _points(runs: list[Run], percent: float) -> list[Point]:
 def _point(run: Run, percent: float) -> Point | None:
     """What a run contributes; the requests in the server at once are throughput times mean latency (Little's law)."""
     summary = summarise(run)
-    if summary.refused is not None or not summary.rate or not summary.requests:
+    if _unfit(summary):
         return None
     concurrency = run.plan.level if run.plan.arrivals is None else summary.rate * summary.mean / 1000
     return Point(concurrency, summary.rate, max(1.0, summary.percentiles[percent] / summary.mean))
+
+
+def _unfit(summary: Summary) -> str | None:
+    """Why a run says nothing of what the server can do, None when it does."""
+    if not summary.rate or not summary.requests:
+        return "no answers"
+    if summary.error_share > _MOST_FAILED:
+        return f"{summary.error_share:.2%} failed, most often with {summary.failures[0].kind}"
+    return summary.refused
 
 
 def _finite(value: float) -> float | None:

@@ -18,6 +18,7 @@ def execute(options: argparse.Namespace) -> int:
     output = options.output or options.run.with_suffix(".html")
     if output == options.run:
         raise commands.CommandError(f"the report would overwrite the run {options.run}: name another --output")
+    commands.check_writable(output, "--output")
     commands.save(page(commands.read_run(options.run)), output)
     print(output)
     return 0

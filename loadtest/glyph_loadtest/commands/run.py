@@ -7,16 +7,33 @@ from glyph_loadtest import commands
 from glyph_loadtest.arrival import Arrivals
 from glyph_loadtest.generator import INTERRUPTED, Generator
 from glyph_loadtest.metrics import between, metrics_url, scrape
-from glyph_loadtest.options import add_arrivals, duration, positive, rate
+from glyph_loadtest.options import add_arrivals, duration, positive, rate, share
 from glyph_loadtest.plan import Plan
 from glyph_loadtest.result import Run, summarise, table
 from glyph_loadtest.saved import as_dict
 from glyph_loadtest.shapes import SHAPES
 
 
-def add(parser: argparse.ArgumentParser, targets: tuple[str, ...] = ("TARGET",)) -> None:
-    """Adds the options of the command, or of another one with as many targets."""
-    commands.add_targets(parser, *targets)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    commands.add_targets(parser, "TARGET")
+    add_load(parser)
+    parser.add_argument(
+        "--min-accuracy",
+        type=share,
+        metavar="SHARE",
+        help="exit with 1 when fewer of the checked answers are right (default: any number will do)",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="URL",
+        help="the server's Prometheus metrics (default: its REST port, which is taken to be one above the gRPC port)",
+    )
+    commands.add_outcome(parser)
+
+
+def add_load(parser: argparse.ArgumentParser) -> None:
+    """Adds how a target is to be loaded."""
     load = parser.add_argument_group("load")
     level = load.add_mutually_exclusive_group()
     level.add_argument(
@@ -33,12 +50,6 @@ def add(parser: argparse.ArgumentParser, targets: tuple[str, ...] = ("TARGET",))
         "--warm-up", type=duration, default=1.0, metavar="TIME", help="load before that does not count (default: 1s)"
     )
     commands.add_workers(load)
-    parser.add_argument(
-        "--metrics",
-        metavar="URL",
-        help="the server's Prometheus metrics (default: its REST port, which is taken to be one above the gRPC port)",
-    )
-    commands.add_outcome(parser)
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -60,7 +71,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
 def execute(options: argparse.Namespace) -> int:
     """Carries out the command; returns the exit code."""
     plan = plan_of(options)
-    commands.check_folder(options.save)
+    commands.check_writable(options.save)
     target = commands.reached(options.target, options)
     with Generator(options.workers) as generator:
         commands.tell(f"{target}: {plan}, {plan.seconds} s after {plan.warm_up} s of warm-up")
@@ -73,10 +84,10 @@ def execute(options: argparse.Namespace) -> int:
     if before is not None and after is not None:
         run = replace(run, server=between(before, after, target.model))
     commands.finish(options, as_dict(run), None if summarise(run).refused else table(run))
-    return _verdict(run)
+    return _verdict(run, options.min_accuracy)
 
 
-def _verdict(run: Run) -> int:
+def _verdict(run: Run, min_accuracy: float | None) -> int:
     summary = summarise(run)
     if run.cut_short is not None:
         commands.tell(f"glyph-load: {run.cut_short}; measured until then: {summary.seconds} s")
@@ -91,5 +102,8 @@ def _verdict(run: Run) -> int:
         return commands.EXIT_FAILURES
     if summary.failed:
         commands.tell(f"glyph-load: error: {summary.failed:,} requests failed")
+        return commands.EXIT_FAILURES
+    if min_accuracy is not None and (summary.accuracy is None or summary.accuracy < min_accuracy):
+        commands.tell(f"glyph-load: error: {min_accuracy:.1%} of the checked answers were expected to be right")
         return commands.EXIT_FAILURES
     return 0

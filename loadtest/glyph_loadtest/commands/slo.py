@@ -59,7 +59,7 @@ def execute(options: argparse.Namespace) -> int:
     if not objective.latency:
         raise commands.CommandError("an objective is needed, such as --p99 10ms")
     hold = commands.whole_seconds(options.hold, "--hold")
-    commands.check_folder(options.save)
+    commands.check_writable(options.save)
     # An answer ten times too late is as good as none, and waiting for it would only make the search longer.
     options.request_timeout = min(options.request_timeout, max(1.0, max(objective.latency.values()) / 100))
     target = commands.reached(options.target, options)
@@ -70,13 +70,20 @@ def execute(options: argparse.Namespace) -> int:
             plan = Plan(level, hold, 1, Arrivals(options.arrivals), check_share=options.check_share)
             return generator.run(target, plan, commands.show_nothing)
 
-        guess = generator.run(target, _FIRST_GUESS, commands.show_nothing) if options.start is None else None
-        start = options.start or 0.7 * max(10.0, summarise(guess).rate if guess else 0.0)
+        start = options.start or _first_rate(generator, target)
         answer = search(objective, held, start, _show, options.precision, options.searches)
     last = answer.trials[-1].run
-    commands.finish(options, _document(target, objective, answer), _text(objective, answer))
+    found = answer.rate > 0 or last.cut_short is None
+    commands.finish(options, _document(target, objective, answer), _text(objective, answer) if found else None)
     commands.check_interrupt(last)
     return _verdict(options.expect, answer)
+
+
+def _first_rate(generator: Generator, target: Target) -> float:
+    """A rate to begin with: somewhat less than 16 users get."""
+    run = generator.run(target, _FIRST_GUESS, commands.show_nothing)
+    commands.check_interrupt(run)
+    return 0.7 * max(10.0, summarise(run).rate)
 
 
 def _show(trial: Trial) -> None:
@@ -90,7 +97,7 @@ def _show(trial: Trial) -> None:
 def _text(objective: Objective, answer: Answer) -> str:
     spread = f"{min(answer.rates):,.0f} to {max(answer.rates):,.0f} in {len(answer.rates)} searches"
     stable = "" if answer.stable else "; the searches do not agree"
-    limit = "at least " if answer.generator_limited else ""
+    limit = "at least " if answer.generator_limited or answer.trials[-1].run.cut_short is not None else ""
     return f"{limit}{answer.rate:,.0f} requests a second meet {objective} ({spread}{stable})"
 
 

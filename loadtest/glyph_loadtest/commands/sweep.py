@@ -85,8 +85,8 @@ def execute(options: argparse.Namespace) -> int:
             raise commands.CommandError("--image needs --models with the folder of the models")
         server = Container(options.image, options.models, options.model)
     seconds = commands.whole_seconds(options.time, "--time")
-    commands.check_folder(options.save)
-    commands.check_folder(options.output)
+    commands.check_writable(options.save)
+    commands.check_writable(options.output, "--output")
     configurations = grid(dict(options.grid or [_axis(text) for text in _GRID]))
     objective = Objective({99.0: 1000 * options.p99}, options.errors)
     candidates: list[Candidate] = []
@@ -102,12 +102,11 @@ def execute(options: argparse.Namespace) -> int:
     how = (
         f"{seconds} s for each rate, {options.arrivals} arrivals, on {machine()['system']}, {machine()['cores']} cores."
     )
-    if chosen is not None:
-        commands.save(batching_config(candidates, chosen, objective, how), options.output)
     commands.finish(options, _document(candidates, chosen, objective), table(candidates, objective))
     if chosen is None:
         commands.tell(f"glyph-load: error: no configuration met {objective}; {options.output} is not written")
         return commands.EXIT_FAILURES
+    commands.save(batching_config(candidates, chosen, objective, how), options.output)
     commands.tell(
         f"{chosen}: {chosen.best(objective)[0]:,.0f} requests a second with {objective}; see {options.output}"
     )
