@@ -32,6 +32,13 @@ def test_a_folder_of_something_else_is_not_overwritten(glyph_train: Run, tmp_pat
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+def test_more_digits_than_there_are_is_an_error(glyph_train: Run, tmp_path: Path) -> None:
+    done = glyph_train("dataset", "--data-dir", tmp_path / "digits", "--images", 60_001)
+    assert done.returncode == 1
+    assert done.stderr == ("glyph-train: error: there are 60,000 official training images; 60,001 were asked for\n")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_build_leaves_no_folder(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "digits"

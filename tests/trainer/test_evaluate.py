@@ -2,11 +2,13 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from glyph_trainer.data.folder import read_folder
 from glyph_trainer.data.mnist import DEFAULT_DIRECTORY
 from glyph_trainer.errors import ModelError
 from glyph_trainer.evaluate import Evaluation, evaluate, wilson_interval
@@ -83,6 +85,7 @@ def test_evaluate_repeats_the_figures_of_the_training(
     found = json.loads(done.stdout)
     recorded = json.loads((trained_folder / "training.json").read_text())["metrics"]
     assert set(found) == {"held_out", "official_test"}
+    assert "warning" not in done.stderr
     for name, evaluation in found.items():
         assert evaluation["right"] == recorded[name]["right"]
         assert evaluation["cross_entropy"] == pytest.approx(recorded[name]["cross_entropy"], rel=1e-5)
@@ -107,3 +110,41 @@ def test_a_published_version_is_evaluated_on_images_that_it_has_not_seen(
     assert {name: len(images) for name, images in others.items()} == {"given": 1400, "official_test": 10_000}
     with pytest.raises(ModelError, match="the model knows cat, dog"):
         images_to_ask(load_images(small_folder, DEFAULT_DIRECTORY, 0, 1), replace(version, labels=("cat", "dog")))
+
+
+def test_data_that_has_changed_since_the_training_is_noticed(
+    glyph_train: Run, trained_folder: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    changed = tmp_path / "digits"
+    shutil.copytree(small_folder, changed)
+    min(changed.glob("*.jpg")).unlink()
+    done = glyph_train("evaluate", "--model", trained_folder, "--data-dir", changed)
+    assert done.returncode == 0, done.stderr
+    before, after = load_subject(trained_folder).data_fingerprint, read_folder(changed).dataset.fingerprint()
+    assert done.stderr == (
+        f"glyph-train: warning: {changed} does not hold the images that deck was trained with (fingerprint "
+        f"{after[:12]}, then {before[:12]}): all of them are asked about. If it has only changed since, most are "
+        f"training images, and the accuracy says little\n"
+    )
+    assert "% of 1,399 images given, seen in training or not (95 %: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "manifest", "message"),
+    [
+        ("3", None, "3 does not describe itself .*: its manifest.json has no model, seed, data_fingerprint, settings"),
+        ("3", '{"model": "x", "seed": 1, "settings": {}}', "its manifest.json has no data_fingerprint"),
+        ("3", "[]", "its manifest.json has no model"),
+        ("letters", None, "letters is no version of a model: its name is no number"),
+    ],
+)
+def test_a_version_that_does_not_say_how_it_was_trained_is_an_error(
+    tmp_path: Path, name: str, manifest: str | None, message: str
+) -> None:
+    extra = tmp_path / name / "assets.extra"
+    extra.mkdir(parents=True)
+    (tmp_path / name / "saved_model.pb").touch()
+    if manifest:
+        (extra / "manifest.json").write_text(manifest)
+    with pytest.raises(ModelError, match=message):
+        load_subject(tmp_path / name)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from glyph_trainer.cli import main
 from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.data.folder import read_folder
 from glyph_trainer.errors import TrainerError
@@ -120,3 +121,11 @@ def test_averaged_weights_are_what_remains(dataset: Dataset) -> None:
 def test_an_unknown_recipe_is_an_error() -> None:
     with pytest.raises(TrainerError, match=r"there is no recipe 'dekc'\. Choose one of: .*deck"):
         find_recipe("dekc")
+
+
+@pytest.mark.parametrize("command", [("validate", "--data-dir"), ("samples", "--samples-dir")])
+def test_a_seed_has_32_bits(command: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, message in ((2**32, "'4294967296' is too large: seeds are below"), (-1, "'-1' is no whole number")):
+        with pytest.raises(SystemExit, match="2"):
+            main([*command, str(tmp_path), f"--seed={seed}"])
+        assert f"argument --seed: {message}" in capsys.readouterr().err

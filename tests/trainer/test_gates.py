@@ -12,6 +12,7 @@ from glyph_trainer.gates import Limits, accuracy_gate, comparison_gate, export_g
 from glyph_trainer.publish import publish
 from glyph_trainer.signatures import export
 from glyph_trainer.trained import load_trained
+from glyph_trainer.warmup import BATCH_SIZES
 
 
 def answers(right: int, of: int) -> np.ndarray:
@@ -58,6 +59,36 @@ def test_an_export_without_guards_is_found_out_before_it_can_take_a_server_down(
     assert not survives.passed
     assert str(survives).startswith(f"FAILED  survives in a process of its own: the process ended with -{SIGABRT:d}: ")
     assert "tensor_format.h" in survives.figure, "oneDNN's check"
+
+
+def test_the_gates_ask_about_every_image_of_the_warm_up(
+    trained_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = load_trained(trained_folder)
+    last = trained.test.images[max(BATCH_SIZES) - 1]
+
+    def spoilt(images: tf.Tensor) -> tf.Tensor:
+        """What the network answers, but to the last image of the warm-up."""
+        is_last = tf.reduce_all(images == last, axis=[1, 2, 3])
+        return tf.where(is_last[:, tf.newaxis], tf.constant(0.1), trained.model(images))
+
+    monkeypatch.setattr("glyph_trainer.publish._answers", lambda _: spoilt)
+    refused = publish(trained, tmp_path, "digits")
+    assert [gate.name for gate in refused.gates if not gate.passed] == [
+        f"{signature} answers as trained" for signature in ("serving_default", "image_bytes", "classify")
+    ]
+
+
+def test_the_gates_import_nothing_from_where_they_are_run(
+    trained_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = load_trained(trained_folder)
+    export(trained.model, trained.model, trained.record.labels, tmp_path / "1")
+    (tmp_path / "numpy.py").write_text("raise SystemExit('a file of somebody who tries things out')")
+    monkeypatch.chdir(tmp_path)
+    images = trained.test.images[:4]
+    gates = export_gates(tmp_path / "1", images, np.asarray(trained.model(images)), Limits(milliseconds=10_000))
+    assert all(gate.passed for gate in gates), gates
 
 
 def test_a_worse_model_than_the_stable_version_is_refused(

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -153,6 +154,30 @@ def test_versions_are_listed(glyph_train: Run, models: Path) -> None:
     assert "deck" in lines[1]
     assert "% held out" in lines[1]
     assert "0 min" in lines[1]
+
+
+def test_versions_that_others_have_put_there_are_listed_with_what_is_known(glyph_train: Run, tmp_path: Path) -> None:
+    for number, manifest, metrics in (
+        (1, "", ""),
+        (2, '{"recipe": "by hand", "created": "yesterday"}', '{"accuracy": 0.9, "loss": null}'),
+        (3, "no JSON", '{"held_out": {"accuracy": 0.9}, "given": {"accuracy": "good"}}'),
+        (4, '{"created": "2020-02-03T04:05:06+01:00"}', "[1]"),
+    ):
+        extra = tmp_path / "digits" / str(number) / "assets.extra"
+        extra.mkdir(parents=True)
+        for name, content in (("manifest.json", manifest), ("metrics.json", metrics)):
+            if content:
+                (extra / name).write_text(content)
+    done = glyph_train("versions", "--models-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [re.split("  +", line.strip()) for line in done.stdout.splitlines()[1:]]
+    assert rows[:3] == [
+        ["1", "-", "-", "-", "-"],
+        ["2", "-", "-", "by hand", "-"],
+        ["3", "-", "-", "-", "90.00% held out"],
+    ]
+    assert rows[3][:2] == ["4", "2020-02-03T03:05:06+00:00"]
+    assert rows[3][2].endswith(" d")
 
 
 def test_no_version_is_an_error(glyph_train: Run, tmp_path: Path) -> None:

@@ -84,13 +84,81 @@ def test_only_a_published_version_is_promoted(release: Release) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("model_config_list {", "cannot be read as a models.config"), ("", "has no model called 'digits'")],
+    [
+        (b"model_config_list {", "cannot be read as a models.config"),
+        (b"\xff\xfe", "cannot be read as a models.config"),
+        (b"", "has no model called 'digits'"),
+    ],
 )
-def test_a_config_that_cannot_be_used_is_named_and_left_alone(release: Release, content: str, message: str) -> None:
-    release.config.write_text(content)
+def test_a_config_that_cannot_be_used_is_named_and_left_alone(release: Release, content: bytes, message: str) -> None:
+    release.config.write_bytes(content)
     with pytest.raises(PublishError, match=f"^{re.escape(str(release.config))} {message}"):
         release.promote(1, STABLE)
-    assert release.config.read_text() == content
+    assert release.config.read_bytes() == content
+
+
+COMMENTED = """\
+# Ours. {Ask before you change it}
+model_config_list {
+  config {  # "what the demo shows
+    name: "digits"
+    # not on the root disk: '}'
+    base_path: "/models/digits"
+    %s  # moved by glyph-train
+    model_platform: "tensorflow"
+  }
+  config { name: "letters # 2" base_path: "/models/letters" model_version_policy { all {} } }  # everything
+}
+# The end.
+"""
+
+
+def test_whatever_somebody_has_written_into_the_config_stays(release: Release) -> None:
+    release.config.write_text(COMMENTED % "model_version_policy { latest { num_versions: 1 } }")
+    release.promote(3, STABLE)
+    release.promote(5, CANARY)
+    assert release.config.read_text() == COMMENTED.replace("%s  # moved", "%s\n    # moved") % (
+        "model_version_policy { specific { versions: 3 versions: 5 } }\n"
+        '    version_labels { key: "canary" value: 5 }\n'
+        '    version_labels { key: "stable" value: 3 }'
+    )
+    release.rollback()
+    release.promote(3, CANARY)
+    release.rollback()
+    release.promote(4, STABLE)
+    release.rollback()
+    assert release.config.read_text() == COMMENTED.replace("%s  # moved", "%s\n    # moved") % (
+        'model_version_policy { specific { versions: 3 } }\n    version_labels { key: "stable" value: 3 }'
+    )
+
+
+ONE_LINE = 'model_config_list{config{name:"digits"base_path:"/m"model_type:TENSORFLOW}}'
+NEITHER = 'model_config_list {\n  config {\n    name: "digits"\n    base_path: "/m"\n    # the end\n  }\n}\n'
+ANGLES = 'model_config_list: <config: <base_path: "/m" version_labels <key: "stable" value: 1>; name: "digits";>>'
+LISTS = """model_config_list { config: [
+  { name: 'other' version_labels: [] },
+  {
+    name: 'dig' 'its', base_path: '/m',
+    version_labels: [ { key: 'stable', value: 1 }, { key: 'old', value: 2 } ], # }
+    version_labels { key: 'new' value: 2 } # {
+    , model_version_policy: { specific: { versions: [1, 2] } } }
+] }"""
+WINDOWS = NEITHER.replace("# the end", "model_version_policy { all {} }").replace("\n", "\r\n")
+BRACE = r'model_config_list { config { name: "\"{" } config { name: "digits" base_path: "/m" } config { name: "it" } }'
+
+
+@pytest.mark.parametrize("text", [ONE_LINE, NEITHER, ANGLES, LISTS, WINDOWS, BRACE])
+def test_any_spelling_of_a_config_can_be_changed(release: Release, text: str) -> None:
+    release.config.write_bytes(text.encode())
+    expected = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    (model,) = (model for model in expected.model_config_list.config if model.name == "digits")
+    labels = {**model.version_labels, STABLE: 6}
+    model.version_labels.update(labels)
+    model.model_version_policy.specific.versions[:] = sorted({*labels.values(), *([1] if STABLE in text else [])})
+    release.promote(6, STABLE)
+    changed = release.config.read_bytes().decode()
+    assert text_format.Parse(changed, model_server_config_pb2.ModelServerConfig()) == expected, changed
+    assert re.findall("#.*", changed) == re.findall("#.*", text)
 
 
 def test_pruning_keeps_the_newest_and_those_in_use(release: Release) -> None:
@@ -114,6 +182,12 @@ def test_the_commands_do_the_same(glyph_train: Run, release: Release) -> None:
     refused = glyph_train("promote", 5, *models)
     assert refused.returncode == 1
     assert refused.stderr == f"glyph-train: error: {release.base} has no version 5. Published are: 4, 6\n"
+
+
+def test_nothing_is_to_be_pruned_of_a_model_that_is_not_there(glyph_train: Run, tmp_path: Path) -> None:
+    done = glyph_train("prune", "--keep", 1, "--models-dir", tmp_path / "models")
+    assert (done.returncode, done.stdout) == (0, "Nothing to delete\n")
+    assert not list(tmp_path.iterdir()), "nor is its folder made"
 
 
 def test_a_promotion_that_is_said_twice_can_still_be_taken_back(release: Release) -> None:

@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line, without the program's name; by default those of this process.
 
     Returns:
-        the exit status: 0, 1 after a failure, 2 if the command line is wrong, 130 after an interruption.
+        the exit status: 0, 1 after a failure, 2 if the command line is wrong or files among the images cannot be used,
+        130 after an interruption.
     """
     options = _parser().parse_args(arguments)
     _prepare_tensorflow()
@@ -198,7 +199,7 @@ def _add_models_options(parser: argparse.ArgumentParser, config_required: bool =
         type=_model_name,
         default=commands.DEFAULT_MODEL_NAME,
         metavar="NAME",
-        help="of the model (default: %(default)s)",
+        help="of the model (default: %(default)s; 'run' gives recipes with data of their own the recipe's name)",
     )
 
 

@@ -45,6 +45,7 @@ def fit(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluate a model."""
+    from glyph_trainer.evaluate import GIVEN
     from glyph_trainer.evaluate import evaluate as ask
     from glyph_trainer.pipeline import describe, images_to_ask
     from glyph_trainer.report import draw_report
@@ -53,7 +54,15 @@ def evaluate(options: argparse.Namespace) -> None:
 
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
         subject = load_subject(options.model)
-        sets = images_to_ask(_load_images(options, subject.seed, share=subject.training_share), subject)
+        images = _load_images(options, subject.seed, share=subject.training_share)
+        sets = images_to_ask(images, subject)
+        if GIVEN in sets:
+            print(
+                f"glyph-train: warning: {options.data_dir} does not hold the images that {subject.name} was trained "
+                f"with (fingerprint {images.fingerprint[:12]}, then {subject.data_fingerprint[:12]}): all of them are "
+                f"asked about. If it has only changed since, most are training images, and the accuracy says little",
+                file=sys.stderr,
+            )
         evaluations = {name: ask(subject.predictor, images) for name, images in sets.items()}
         if options.html:
             write_atomically(options.html, draw_report(subject.name, evaluations, sets).encode())
@@ -156,16 +165,15 @@ def versions(options: argparse.Namespace) -> None:
     if not versions:
         raise ModelError(f"{base} has no published version. 'glyph-train run' makes one")
     labels = _release(options).labels() if options.config else {}
-    print("version  label   published                  age     recipe    accuracy")
+    print("version  label   published                  age     recipe       accuracy")
     for directory in versions.values():
         version = describe_version(directory)
-        accuracy = ", ".join(
-            f"{summary['accuracy']:.2%} {name.replace('_', ' ')}" for name, summary in version.metrics.items()
-        )
+        accuracy = ", ".join(f"{share:.2%} {name.replace('_', ' ')}" for name, share in version.accuracies.items())
         label = ",".join(label for label, number in labels.items() if number == version.number)
+        created = version.created.isoformat(timespec="seconds") if version.created else "-"
+        recipe = str(version.manifest.get("recipe", "-"))
         print(
-            f"{version.number:>7}  {label:<6}  {version.manifest['created']:<25}  {version.age:<6}  "
-            f"{version.manifest['recipe']:<8}  {accuracy}"
+            f"{version.number:>7}  {label:<6}  {created:<25}  {version.age or '-':<6}  {recipe:<11}  {accuracy or '-'}"
         )
 
 

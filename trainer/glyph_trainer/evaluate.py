@@ -19,7 +19,7 @@ Predictor = Callable[[tf.Tensor], tf.Tensor]
 HELD_OUT = "held_out"
 OFFICIAL = "official_test"
 GIVEN = "given"
-SETS = {HELD_OUT: "images held out", OFFICIAL: "official test images", GIVEN: "images given"}
+SETS = {HELD_OUT: "images held out", OFFICIAL: "official test images", GIVEN: "images given, seen in training or not"}
 """The sets of images that a model is evaluated on, by their names in `metrics.json`."""
 
 _BATCH = 1000

@@ -154,7 +154,7 @@ def images_to_ask(images: Images, model: Subject) -> dict[str, Dataset]:
 
     Returns:
         the images held out and the official ones, if this is the data that the model was trained with; else all of
-        these images, by the name of the set.
+        these images as the set `GIVEN`: of other data nothing tells which images the model has seen.
 
     Raises:
         ModelError: the model has other classes.

@@ -1,6 +1,5 @@
 """Which versions a server offers, and under which labels: its models.config, rewritten at once."""
 
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from glyph_trainer.errors import PublishError
+from glyph_trainer.models_config import replace_versions
 from glyph_trainer.staging import write_atomically
 from glyph_trainer.versions import published_versions
 
@@ -50,7 +50,7 @@ class Release:
         Raises:
             PublishError: the file cannot be read, or has no such model.
         """
-        _, model = self._read()
+        _, _, model = self._read()
         return dict(model.version_labels)
 
     def versions_in_use(self) -> set[int]:
@@ -59,7 +59,7 @@ class Release:
         Raises:
             PublishError: the file cannot be read, or has no such model.
         """
-        _, model = self._read()
+        _, _, model = self._read()
         return {*model.version_labels.values(), *model.model_version_policy.specific.versions}
 
     def promote(self, version: int, label: str) -> None:
@@ -120,31 +120,31 @@ class Release:
                 return earlier if earlier in published_versions(self.base) else None
         return None
 
-    def _read(self) -> tuple[model_server_config_pb2.ModelServerConfig, model_server_config_pb2.ModelConfig]:
+    def _read(self) -> tuple[str, int, model_server_config_pb2.ModelConfig]:
+        """Read the text, the position of the model in it, and what it says of the model."""
         try:
-            parsed = text_format.Parse(self.config.read_text(), model_server_config_pb2.ModelServerConfig())
-        except (OSError, text_format.ParseError) as error:
+            text = self.config.read_bytes().decode()
+            parsed = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+        except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
             raise PublishError(f"{self.config} cannot be read as a models.config: {error}") from error
-        for model in parsed.model_config_list.config:
+        for position, model in enumerate(parsed.model_config_list.config):
             if model.name == self.name:
-                return parsed, model
+                return text, position, model
         raise PublishError(f"{self.config} has no model called {self.name!r}")
 
     def _write(self, labels: Mapping[str, int]) -> None:
-        parsed, model = self._read()
-        model.version_labels.clear()
-        model.version_labels.update(labels)
-        model.model_version_policy.Clear()
+        text, position, _ = self._read()
+        served = "latest { num_versions: 1 }"
         if labels:
             # A server moves a label only to a version that it has loaded: what was stable before stays for a rollback.
             earlier = self._stable_before(labels[STABLE]) if STABLE in labels else None
             versions = {*labels.values(), *([earlier] if earlier else [])}
-            model.model_version_policy.specific.versions.extend(sorted(versions))
-        else:
-            model.model_version_policy.latest.num_versions = 1
-        lines = self.config.read_text().splitlines(keepends=True)
-        heading = "".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
-        write_atomically(self.config, (heading + text_format.MessageToString(parsed)).encode())
+            served = f"specific {{ {' '.join(f'versions: {version}' for version in sorted(versions))} }}"
+        fields = [f"model_version_policy {{ {served} }}"]
+        for label in sorted(labels):
+            labelled = model_server_config_pb2.ModelConfig(version_labels={label: labels[label]})
+            fields.append(text_format.MessageToString(labelled, as_one_line=True).strip())
+        write_atomically(self.config, replace_versions(text, position, fields).encode())
 
     def _log(self, label: str, version: int | None, before: int | None, back: bool = False) -> None:
         entry = {

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from glyph_trainer.errors import ModelError
 from glyph_trainer.evaluate import Predictor, load_predictor
 from glyph_trainer.fit import DECK_SHARE
 from glyph_trainer.trained import load_trained
@@ -40,7 +41,7 @@ def load_subject(directory: Path) -> Subject:
         the model.
 
     Raises:
-        ModelError: there is none, or it is damaged.
+        ModelError: there is none, it is damaged, or `glyph-train` did not publish it.
     """
     if not (directory / "saved_model.pb").exists():
         trained = load_trained(directory)
@@ -54,6 +55,12 @@ def load_subject(directory: Path) -> Subject:
             training_share=record.settings.get("training_share", DECK_SHARE),
         )
     version = describe_version(directory)
+    missing = [key for key in ("model", "seed", "data_fingerprint", "settings") if key not in version.manifest]
+    if missing:
+        raise ModelError(
+            f"{directory} does not describe itself as a published version does: its manifest.json has no "
+            f"{', '.join(missing)}. Name a folder that 'glyph-train publish' has written"
+        )
     return Subject(
         name=f"{version.manifest['model']} version {version.number}",
         predictor=load_predictor(directory),

@@ -20,8 +20,8 @@ class PublishedVersion:
     Attributes:
         number: of the version; the server prefers the highest.
         directory: where it lies.
-        manifest: the content of its `manifest.json`.
-        metrics: the content of its `metrics.json`.
+        manifest: the content of its `manifest.json`; empty if `glyph-train` did not publish it.
+        metrics: the content of its `metrics.json`; likewise.
     """
 
     number: int
@@ -30,9 +30,26 @@ class PublishedVersion:
     metrics: dict[str, Any]
 
     @property
-    def age(self) -> str:
-        """How long ago it was published, in the largest unit that fits: `3 d`, `5 h`, `12 min`."""
-        minutes = int((datetime.now(UTC) - datetime.fromisoformat(self.manifest["created"])).total_seconds() // 60)
+    def created(self) -> datetime | None:
+        """When it was published, in UTC, if its manifest says so."""
+        try:
+            return datetime.fromisoformat(self.manifest["created"]).astimezone(UTC)
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """The share of right answers, 0 to 1, by the name of the set of images, as far as its metrics say so."""
+        summaries = {name: summary for name, summary in self.metrics.items() if isinstance(summary, dict)}
+        found = {name: summary.get("accuracy") for name, summary in summaries.items()}
+        return {name: float(accuracy) for name, accuracy in found.items() if isinstance(accuracy, int | float)}
+
+    @property
+    def age(self) -> str | None:
+        """How long ago it was published, in the largest unit that fits: `3 d`, `5 h`, `12 min`; None if unknown."""
+        if not self.created:
+            return None
+        minutes = int((datetime.now(UTC) - self.created).total_seconds() // 60)
         for unit, length in (("d", 24 * 60), ("h", 60)):
             if minutes >= length:
                 return f"{minutes // length} {unit}"
@@ -62,20 +79,25 @@ def describe_version(directory: Path) -> PublishedVersion:
         directory: the folder of the version.
 
     Returns:
-        its description.
+        its description, without what a version that others have put there does not say.
 
     Raises:
-        ModelError: the version was not published by `glyph-train`, or is damaged.
+        ModelError: the name of the folder is no number.
     """
+    if not re.fullmatch(r"[0-9]+", directory.name):
+        raise ModelError(f"{directory} is no version of a model: its name is no number. Name a folder like digits/1")
     extra = directory / "assets.extra"
+    return PublishedVersion(
+        int(directory.name), directory, _read_object(extra / "manifest.json"), _read_object(extra / "metrics.json")
+    )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
-        manifest, metrics = (json.loads((extra / name).read_text()) for name in ("manifest.json", "metrics.json"))
-        return PublishedVersion(int(directory.name), directory, manifest, metrics)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{directory} does not describe itself as a published version does ({error}). "
-            f"Name a folder that 'glyph-train publish' has written"
-        ) from error
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def rename_to_next_version(staging: Path, base: Path) -> Path:
