@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from glyph_client import AccessDenied, CallError, Client, ModelConfig, Retry
@@ -134,9 +135,12 @@ def test_keys_are_neither_kept_nor_logged(gateway: Gateway, revoked: str) -> Non
     ("arguments", "message"),
     [
         (["add", "client", "Anna B"], "a name is made of a-z, 0-9 and -, a letter first. Received: Anna B"),
+        (["add", "client", "anna\nbob"], "a name is made of a-z, 0-9 and -, a letter first. Received: anna\nbob"),
         (["add", "client", "tester"], "there is a key of the name tester: revoke it first, or take another name"),
         (["add", "owner", "anna"], "usage: keys add client NAME"),
         (["revoke", "nobody"], "there is no key of the name nobody"),
+        (["revoke", "test.*"], "a name is made of a-z, 0-9 and -, a letter first. Received: test.*"),
+        (["revoke", "tester\nchief"], "a name is made of a-z, 0-9 and -, a letter first. Received: tester\nchief"),
     ],
 )
 def test_keys_are_not_mistaken(gateway: Gateway, arguments: list[str], message: str) -> None:
@@ -145,6 +149,61 @@ def test_keys_are_not_mistaken(gateway: Gateway, arguments: list[str], message: 
     assert done.returncode != 0
     assert message in done.stderr
     assert execute("gateway", "keys", "list") == before
+
+
+@pytest.fixture
+def kept(gateway: Gateway) -> Iterator[str]:
+    """What the gateway keeps of the keys, which is in force again after the test."""
+    before = execute("gateway", "cat", "/gateway/keys")
+    yield before
+    execute("gateway", "sh", "-c", 'printf "%s\\n" "$1" > /gateway/keys', "sh", before)
+    execute("gateway", "caddy", "reload", "--config=/etc/caddy/Caddyfile", "--address=unix//tmp/admin.sock")
+
+
+def is_good(gateway: Gateway, key: str) -> bool:
+    return gateway.ask("GET", "/v1/models/digits/metadata", headers=headers(key))[0] == 200
+
+
+def test_changes_that_are_made_at_once_are_all_made(gateway: Gateway, kept: str) -> None:
+    names = [f"many-{i}" for i in range(6)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        keys = list(pool.map(lambda name: execute("gateway", "keys", "add", "client", name), names))
+        assert all(is_good(gateway, key) for key in keys)
+        list(pool.map(lambda name: execute("gateway", "keys", "revoke", name), names))
+    assert not any(is_good(gateway, key) for key in keys)
+    assert execute("gateway", "cat", "/gateway/keys") == kept
+
+
+@pytest.mark.parametrize("name", ["key", "stranger", "infinity", "inf", "nan"])
+def test_a_name_that_means_something_to_caddy_or_awk_is_a_name(gateway: Gateway, kept: str, name: str) -> None:
+    """Names of the Caddyfile's matchers, and numbers that are the same or not even themselves."""
+    other = execute("gateway", "keys", "add", "client", "infinity" if name == "inf" else "other")
+    key = execute("gateway", "keys", "add", "client", name)
+    assert is_good(gateway, key)
+    execute("gateway", "keys", "revoke", name)
+    assert [is_good(gateway, each) for each in (key, other)] == [False, True]
+
+
+@pytest.mark.parametrize("end", ["", "\r\n"], ids=["no end of the last line", "ends of lines as on Windows"])
+def test_a_file_of_keys_that_somebody_edited_is_understood(gateway: Gateway, kept: str, end: str) -> None:
+    edited = kept.replace("\n", end or "\n") + end
+    execute("gateway", "sh", "-c", 'printf %s "$1" > /gateway/keys', "sh", edited)
+    key = execute("gateway", "keys", "add", "client", "late")
+    assert is_good(gateway, key)
+    assert is_good(gateway, gateway.operator_key)
+    execute("gateway", "keys", "revoke", "late")
+    assert not is_good(gateway, key)
+    assert is_good(gateway, gateway.operator_key)
+
+
+def test_a_change_that_the_gateway_does_not_take_changes_nothing(gateway: Gateway, kept: str) -> None:
+    execute("gateway", "sh", "-c", "echo nonsense >> /gateway/keys")
+    for change in (["add", "client", "late"], ["revoke", "tester"]):
+        done = compose("exec", "--no-TTY", "gateway", "keys", *change)
+        assert done.returncode != 0
+        assert "the gateway does not take this change of /gateway/keys: nothing is changed" in done.stderr
+        assert execute("gateway", "cat", "/gateway/keys") == f"{kept}\nnonsense"
+        assert is_good(gateway, gateway.client_key)
 
 
 def test_the_model_server_is_published_nowhere(gateway: Gateway) -> None:
