@@ -127,7 +127,7 @@ class InvalidRequest(CallError):
 class NotFound(CallError):
     """No such model, version or label."""
 
-    advice = "See what the server has with `glyph status`."
+    advice = "Check the name and the version: `glyph status --model NAME` shows what the server has of a model."
 
 
 class AccessDenied(CallError):

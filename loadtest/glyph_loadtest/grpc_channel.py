@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import gevent
 
-from glyph_loadtest.channel import NO_CONNECTION, Address, CallError, Done, Reply
+from glyph_loadtest.channel import NO_CONNECTION, TIMED_OUT, Address, CallError, Done, Reply
 from glyph_loadtest.http2 import Connection, Headers, Request
 
 _RECONNECT_AFTER = 0.1  # seconds: a dead server is asked ten times a second, not ten thousand times
@@ -72,6 +72,12 @@ class GrpcChannel:
         for connection in self._connections:
             connection.close("closed by the load test")
 
+    def _start_again(self, request: Request) -> None:
+        if request.deadline > perf_counter():
+            self._start(request)
+        else:
+            request.done(Reply(b"", CallError(TIMED_OUT, f"not sent within {self._timeout:g} s"), perf_counter()))
+
     def _start(self, request: Request) -> None:
         if self._connections and self._connections[-1].open:
             self._connections[-1].start(request)
@@ -85,7 +91,7 @@ class GrpcChannel:
 
     def _connect(self) -> None:
         try:
-            connection = Connection(self._address, self._headers, _message, self._timeout, self._start)
+            connection = Connection(self._address, self._headers, _message, self._timeout, self._start_again)
             self._connections = [*(one for one in self._connections if not one.closed), connection]
         except CallError as error:
             reply = Reply(b"", CallError(NO_CONNECTION, error.message), perf_counter())

@@ -45,13 +45,11 @@ class Request(NamedTuple):
         data: its body.
         done: is told of the reply.
         deadline: when it counts as failed (seconds, ``perf_counter``).
-        refused: whether a server has sent it back, unread, before.
     """
 
     data: bytes
     done: Done
     deadline: float
-    refused: bool = False
 
 
 @dataclass(slots=True)
@@ -96,8 +94,8 @@ class Connection:
         headers: of every request.
         read: makes an answer of the headers, trailers included, and the body of a reply.
         timeout: seconds until connecting, or a request, counts as failed.
-        again: takes back the requests that the server has not looked at: those that were still to be sent when it went
-            away, and once those that it refused, as RFC 9113 (8.7) and gRPC's clients have it.
+        again: takes back the requests that the server had not looked at when it went away; they may be asked again
+            elsewhere (RFC 9113, 6.8).
 
     Attributes:
         open: whether it takes further requests. One that does not still brings the replies to those it has taken.
@@ -132,6 +130,7 @@ class Connection:
         self._received = 0
         self._headers_flags = 0
         self._headers_block = b""
+        self._farewell = ""
         self._out: list[bytes] = []
         self._wake = gevent.event.Event()
         self.open = True
@@ -211,13 +210,6 @@ class Connection:
         if not self.open and not self._streams:
             self.close("it has done its work")
 
-    def _refuse(self, number: int, stream: _Stream, reason: str) -> None:
-        if stream.request.refused:
-            self._fail(number, stream, "UNAVAILABLE", reason)
-        else:
-            del self._streams[number]
-            self._again(stream.request._replace(refused=True))
-
     def _retire(self) -> None:
         """Takes no more requests; those on their way may still be answered."""
         self.open = False
@@ -252,6 +244,7 @@ class Connection:
             for number, stream in late:
                 self._write(_frame(_RST_STREAM, 0, number, _CANCEL.to_bytes(4, "big")))
                 self._fail(number, stream, TIMED_OUT, f"no answer within {self._timeout:g} s")
+            self._open_waiting()
 
     def _read_loop(self) -> None:
         reason = "the server closed the connection"
@@ -264,7 +257,7 @@ class Connection:
             reason = f"the connection broke: {error.strerror or error}"
         except (HPACKError, struct.error, ValueError) as error:
             reason = f"this is no HTTP/2: {error}"
-        self.close(reason)
+        self.close(reason + self._farewell)
 
     def _read_frames(self, buffer: bytearray) -> int:
         """Handles the whole frames in the buffer; returns how many bytes they were."""
@@ -293,12 +286,7 @@ class Connection:
         elif kind == _PING and not flags & _ACK:
             self._write(_frame(_PING, _ACK, 0, payload))
         elif kind == _RST_STREAM and (stream := self._streams.get(number)):
-            code = int.from_bytes(payload, "big")
-            reason = f"the server reset the stream (HTTP/2 error {code})"
-            if code == _REFUSED_STREAM:
-                self._refuse(number, stream, reason)
-            else:
-                self._fail(number, stream, "UNAVAILABLE", reason)
+            self._handle_reset(number, stream, int.from_bytes(payload, "big"))
         elif kind == _GOAWAY:
             self._handle_goaway(int.from_bytes(payload[:4], "big"), payload[8:])
 
@@ -355,13 +343,22 @@ class Connection:
             self._streams[number].window += size
             self._send_more(number, self._streams[number])
 
+    def _handle_reset(self, number: int, stream: _Stream, code: int) -> None:
+        if code == _REFUSED_STREAM and self.open:
+            # Not looked at (RFC 9113, 8.7): a server may count a stream for a moment longer than its client does.
+            del self._streams[number]
+            self._waiting.appendleft(stream.request)
+        else:
+            self._fail(number, stream, "UNAVAILABLE", f"the server reset the stream (HTTP/2 error {code})")
+
     def _handle_goaway(self, last: int, debug: bytes) -> None:
         self._retire()
-        reason = "the server is going away" + (f" ({debug.decode(errors='replace')})" if debug else "")
+        self._farewell = f" ({debug.decode(errors='replace')})" if debug else ""
         for number, stream in [item for item in self._streams.items() if item[0] > last]:
-            self._refuse(number, stream, reason)
+            del self._streams[number]
+            self._again(stream.request)
         if not self._streams:
-            self.close(reason)
+            self.close("it has done its work")
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:

@@ -6,6 +6,7 @@ alike; medians over the rounds count. Ratios that have a bar are marked, and the
     (a) an echo of the same messages on pyvoy       (b) the same on grpc.aio
     (c) glyph-serve, batching                       (d) glyph-serve, batching off
     (e) LitServe with the same model, over HTTP     (f) the model called in this process, no server
+    (g) the same, called as TensorFlow's guide has it (tf.saved_model.load), where (f) is as glyph-serve loads and calls
 
 Usage: python tests/benchmarks/serving_bench.py [--model FOLDER] [--json]     (about four minutes)
 """
@@ -35,7 +36,7 @@ os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")
 
 import numpy as np
 import tensorflow as tf
-from glyph_serving.servable import Array, Signature, load
+from glyph_serving.servable import Array, load
 from serving_load import Job, Load  # type: ignore[import-not-found]  # its folder is on the path of a script
 from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import predict_pb2
@@ -142,6 +143,7 @@ class Bench:
         python = litserve_python()
         one_thread = config_pb2.ConfigProto(intra_op_parallelism_threads=1)  # its best: see glyph_serving/loader.py
         self.model = load("digits", 1, model, session_config=one_thread).signatures["serving_default"]
+        self._stock = tf.saved_model.load(str(model)).signatures["serving_default"]
         self.heavy = load("heavy", 1, heavy, session_config=one_thread).signatures["serving_default"]
         self._write_messages()
         (folder / "models.config").write_text(
@@ -207,6 +209,10 @@ class Bench:
         answer.model_spec.version.value = 1
         (self._folder / "answer").write_bytes(answer.SerializeToString())
 
+    def stock(self, images: Array) -> list[Array]:
+        """The answers of the model, called as TensorFlow's guide has it."""
+        return [output.numpy() for output in self._stock(image=tf.constant(images)).values()]
+
     def ask(self, server: str, request: str, callers: int, seconds: float = _SECONDS) -> Load:
         """One measurement of one server."""
         protocol = "grpc" if not request.startswith("rest") else "rest"
@@ -222,14 +228,14 @@ class Bench:
         return Load(**json.loads(answer))
 
 
-def in_process(signature: Signature, images: Array, threads: int, seconds: float = _SECONDS) -> Load:
+def in_process(call_once: Callable[[], object], threads: int, seconds: float = _SECONDS) -> Load:
     """Calls the model itself, from so many threads at once."""
     latencies: list[float] = []
     end = time.perf_counter() + seconds
 
     def call() -> None:
         while (began := time.perf_counter()) < end:
-            signature.run([images])
+            call_once()
             latencies.append(time.perf_counter() - began)
 
     workers = [threading.Thread(target=call) for _ in range(threads)]
@@ -241,6 +247,11 @@ def in_process(signature: Signature, images: Array, threads: int, seconds: float
     ordered = sorted(latencies)
     rate = len(ordered) / (time.perf_counter() - began)
     return Load(rate, statistics.median(ordered), ordered[int(len(ordered) * 0.99)])
+
+
+def best_in_process(call_once: Callable[[], object], threads: Sequence[int], seconds: float) -> Load:
+    """The best of several numbers of threads."""
+    return max((in_process(call_once, count, seconds) for count in threads), key=lambda load: load.rate)
 
 
 def median(rounds: Sequence[dict[str, Load]], numerator: str, denominator: str) -> float:
@@ -272,7 +283,8 @@ def measure(bench: Bench) -> tuple[list[Bar], dict[str, dict[str, Load]]]:
     for callers in _CALLERS:
         calls = {server: partial(bench.ask, server, "grpc 1", callers) for server in "abcd"}
         if callers == 1:
-            calls["f"] = partial(in_process, bench.model, bench.images[:1], 1)
+            calls["f"] = partial(in_process, partial(bench.model.run, [bench.images[:1]]), 1)
+            calls["g"] = partial(in_process, partial(bench.stock, bench.images[:1]), 1)
         rounds = repeat(f"1 image, {callers} callers", calls)
         if callers == 1:
             sums = statistics.median(one["c"].median / (one["a"].median + one["f"].median) for one in rounds)
@@ -286,13 +298,12 @@ def measure(bench: Bench) -> tuple[list[Bar], dict[str, dict[str, Load]]]:
         {
             "c": lambda: bench.ask("c", "grpc 64", 4),
             "d": lambda: bench.ask("d", "grpc 64", 4),
-            "f": lambda: max(
-                (in_process(bench.model, bench.images, threads, _SECONDS / 2) for threads in (1, 4)),
-                key=lambda load: load.rate,
-            ),
+            "f": partial(best_in_process, partial(bench.model.run, [bench.images]), (1, 4), _SECONDS / 2),
+            "g": partial(best_in_process, partial(bench.stock, bench.images), (1, 4), _SECONDS / 2),
         },
     )
     bars.append(Bar("64 images, 4 callers, requests: (c) / (f)", median(rounds, "c", "f"), "at least", 0.75))
+    bars.append(Bar("64 images, 4 callers, requests: (c) / (g)", median(rounds, "c", "g"), "at least", 0.75))
     for callers in (1, 16):
         calls = {server: partial(bench.ask, server, "rest 1", callers) for server in "cde"}
         rounds = repeat(f"REST, 1 image, {callers} callers", calls)
@@ -302,10 +313,7 @@ def measure(bench: Bench) -> tuple[list[Bar], dict[str, dict[str, Load]]]:
         {
             "c": lambda: bench.ask("c", "heavy 1", 4, 2),  # long enough for the first and the last to be few
             "d": lambda: bench.ask("d", "heavy 1", 4, 2),
-            "f": lambda: max(
-                (in_process(bench.heavy, bench.images[:1], threads, 1) for threads in (1, 2)),
-                key=lambda load: load.rate,
-            ),
+            "f": partial(best_in_process, partial(bench.heavy.run, [bench.images[:1]]), (1, 2), 1),
         },
     )
     bars.append(Bar("20 ms an image, 4 callers, requests: (c) / (f)", median(rounds, "c", "f"), "at least", 0.9))
@@ -329,11 +337,11 @@ def main() -> int:
     if options.json:
         print(json.dumps({"bars": [asdict(bar) for bar in bars], "figures": table}, default=asdict))
         return 0 if all(bar.reached for bar in bars) else 1
-    print(f"{'':<28}" + "".join(f"{f'({name})':>17}" for name in "abcdef") + "      requests/s and median")
+    print(f"{'':<28}" + "".join(f"{f'({name})':>17}" for name in "abcdefg") + "      requests/s and median")
     for title, loads in table.items():
         cells = (
             f"{loads[name].rate:>8,.0f} {loads[name].median * 1e3:>5.2f} ms" if name in loads else ""
-            for name in "abcdef"
+            for name in "abcdefg"
         )
         print(f"{title:<28}" + "".join(f"{cell:>17}" for cell in cells))
     print()

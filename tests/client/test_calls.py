@@ -304,7 +304,7 @@ def test_status_and_signatures_are_told(ask: Ask) -> None:
 
 
 def test_a_model_that_is_not_there_is_named(ask: Ask) -> None:
-    with pytest.raises(NotFound, match=r"nope.*See what the server has") as error:
+    with pytest.raises(NotFound, match=r"nope.*Check the name and the version") as error:
         ask(lambda client: client.status("nope"))
     assert (error.value.code, error.value.model, error.value.attempts) == ("NOT_FOUND", "nope", 1)
     with pytest.raises(NotFound):

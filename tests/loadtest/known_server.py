@@ -154,10 +154,8 @@ async def serve(options: argparse.Namespace) -> None:
     _rest_server, rest_port = await serve_rest(behaviour)
     print(grpc_port, rest_port, flush=True)
     await behaviour.leaving.wait()
-    leaving = asyncio.create_task(grpc_server.stop(grace=60))
-    await asyncio.sleep(0)  # it no longer listens
     successor, _ = await serve_grpc(behaviour, grpc_port)
-    await leaving
+    await grpc_server.stop(grace=60)
     await successor.wait_for_termination()
 
 

@@ -9,12 +9,15 @@ import pytest
 from glyph_loadtest.channel import Channel, Reply, call
 from glyph_loadtest.payload import AnswerError, answered_labels, open_channel, payloads
 from glyph_loadtest.target import PayloadKind, Target, parse_address
+from h2.errors import ErrorCodes
 
+from tests.client.peers import Conversation, Peer, framed
 from tests.conftest import Certificates
 from tests.loadtest.conftest import KnownServer, StartServer
 
 PROTOCOLS = ["grpc", "rest"]
 OpenChannel = Callable[[Target], Channel]
+Listen = Callable[[Callable[[Conversation], object]], Peer]
 
 
 @pytest.fixture
@@ -28,6 +31,20 @@ def open_to() -> Iterator[OpenChannel]:
     yield open_to
     for channel in opened:
         channel.close()
+
+
+@pytest.fixture
+def listen() -> Iterator[Listen]:
+    """Servers that a script makes; to be asked for before `open_to`, for they wait until the channels are closed."""
+    peers: list[Peer] = []
+
+    def listen(script: Callable[[Conversation], object]) -> Peer:
+        peers.append(Peer(script, {}))
+        return peers[-1]
+
+    yield listen
+    for peer in peers:
+        gevent.get_hub().threadpool.apply(peer.close)  # gevent hangs up in its loop, which must go on
 
 
 def _target(server: str, payload: PayloadKind = PayloadKind.UINT8, batch: int = 1, timeout: float = 10) -> Target:
@@ -122,6 +139,40 @@ def test_a_server_that_goes_away_loses_no_request_unseen(
     gevent.joinall(greenlets, timeout=8)
     kind = "NO CONNECTION" if killed else "DEADLINE_EXCEEDED"
     assert [greenlet.value and greenlet.value.error.kind for greenlet in greenlets] == [kind] * 8
+
+
+def test_what_a_server_refuses_unread_is_asked_again(listen: Listen, open_to: OpenChannel) -> None:
+    def refuse_once(server: Conversation) -> None:
+        server.h2.reset_stream(server.request().stream, ErrorCodes.REFUSED_STREAM)
+        server.flush()
+        server.answer(server.request(), framed(b"answer"))
+
+    assert call(open_to(_target(listen(refuse_once).target)), b"request").body == b"answer"
+
+
+def test_what_a_server_has_not_read_when_it_goes_away_is_asked_elsewhere(listen: Listen, open_to: OpenChannel) -> None:
+    def answer_the_second(server: Conversation) -> None:
+        asked = server.request()
+        if len(peer.conversations) == 1:
+            server.h2.close_connection(last_stream_id=0)
+            server.flush()
+        else:
+            server.answer(asked, framed(b"answer"))
+
+    peer = listen(answer_the_second)
+    assert call(open_to(_target(peer.target)), b"request").body == b"answer"
+
+
+def test_the_last_words_of_a_server_are_kept(listen: Listen, open_to: OpenChannel) -> None:
+    def end(server: Conversation) -> None:
+        server.request()
+        server.h2.close_connection(ErrorCodes.ENHANCE_YOUR_CALM, b"too_many_pings")
+        server.flush()
+        server.socket.shutdown(socket.SHUT_RDWR)
+
+    error = call(open_to(_target(listen(end).target)), b"request").error
+    assert error is not None
+    assert error.message == "the server closed the connection (too_many_pings)"
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
