@@ -18,8 +18,8 @@ demo: setup
 	@exec $(BIN)/python demo.py
 
 serve: setup
-	@exec $(BIN)/glyph-serve --address=127.0.0.1 --port=$${GRPC_PORT:-8500} --rest_api_port=$${REST_PORT:-8501} \
-		--model_name=digits --model_base_path=$(CURDIR)/build/models/digits \
+	@exec $(BIN)/glyph-serve --address=127.0.0.1 --port="$${GRPC_PORT:-8500}" --rest_api_port="$${REST_PORT:-8501}" \
+		--model_name=digits --model_base_path="$(CURDIR)/build/models/digits" \
 		--enable_batching --batching_parameters_file=serving/config/batching.config
 
 # Two processes, because much of a test is waiting; what measures time has the machine to itself afterwards.

@@ -25,7 +25,8 @@ BIN = Path(sysconfig.get_path("scripts"))
 BUILD = Path("build")  # as every path below: relative to HERE, where the commands run
 DATASET, MODELS, SAMPLES = BUILD / "dataset", BUILD / "models", BUILD / "samples"
 SERVER_LOG = BUILD / "server.log"
-DISK_NEEDED = 500 * 2**20  # bytes: 42,000 small files take a block each
+DISK_NEEDED = 500 * 2**20  # bytes: 42,000 small files take a block each ...
+DISK_NEEDED_AGAIN = 50 * 2**20  # ... and are written once
 READY_WITHIN = 120.0  # seconds
 STOPPED_WITHIN = 20.0  # seconds
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -43,6 +44,8 @@ def main() -> int:
     try:
         os.chdir(HERE)
         grpc_port, rest_port = _free_port("GRPC_PORT", 8500), _free_port("REST_PORT", 8501)
+        if grpc_port == rest_port:
+            raise DemoError(f"GRPC_PORT and REST_PORT are both {grpc_port}: give them two different ports.")
         _check_disk()
         _heading(1, "build the data set, train, evaluate, publish")
         _run("glyph-train", "run", "--recipe=deck", f"--data-dir={DATASET}", f"--models-dir={MODELS}")
@@ -89,25 +92,26 @@ def _heading(step: int, title: str) -> None:
 def _free_port(variable: str, default: int) -> int:
     """The port that the environment names, or the default one; nobody may listen on it."""
     text = os.environ.get(variable, str(default))
-    if not text.isdigit() or not 0 < int(text) < 65536:
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) < 65536:
         raise DemoError(f"{variable}={text} is not a port: give a number from 1 to 65535.")
     try:
         with socket.create_server(("127.0.0.1", int(text))):
             return int(text)
     except OSError as error:
+        another = int(text) + (1000 if int(text) < 64536 else -1000)
         raise DemoError(
             f"port {text} cannot be used ({os.strerror(error.errno or 0)}). Stop what listens there, "
-            f"or choose another one: make demo {variable}={int(text) + 1000}"
+            f"or choose another one: make demo {variable}={another}"
         ) from error
 
 
 def _check_disk() -> None:
     BUILD.mkdir(exist_ok=True)
-    free = shutil.disk_usage(BUILD).free
-    if free < DISK_NEEDED:
+    free, needed = shutil.disk_usage(BUILD).free, DISK_NEEDED_AGAIN if DATASET.exists() else DISK_NEEDED
+    if free < needed:
         raise DemoError(
             f"{BUILD.resolve()} has {free / 2**20:.0f} MB of free space and the demo needs "
-            f"{DISK_NEEDED / 2**20:.0f} MB: make room and start again."
+            f"{needed / 2**20:.0f} MB: make room and start again."
         )
 
 

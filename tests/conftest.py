@@ -218,7 +218,7 @@ def server(models_dir: Path) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository's files as they are now in a folder of their own, with the virtual environment of this one."""
-    folder = tmp_path_factory.mktemp("clone") / "glyph"
+    folder = tmp_path_factory.mktemp("clone") / "a folder with spaces"
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=REPOSITORY,

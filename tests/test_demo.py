@@ -60,17 +60,27 @@ def test_a_port_that_is_taken_is_named_before_anything_is_built(clone: Path, cle
     assert "[1/4]" not in done.stdout
 
 
-def test_a_port_that_is_no_number_is_named(clone: Path, clean_environment: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("ports", "message"),
+    [
+        ({"GRPC_PORT": "http"}, "GRPC_PORT=http is not a port: give a number from 1 to 65535."),
+        ({"REST_PORT": "²"}, "REST_PORT=² is not a port: give a number from 1 to 65535."),
+        ({"GRPC_PORT": "18500", "REST_PORT": "18500"}, "GRPC_PORT and REST_PORT are both 18500: give them two"),
+    ],
+)
+def test_ports_that_are_none_are_named(
+    ports: dict[str, str], message: str, clone: Path, clean_environment: dict[str, str]
+) -> None:
     done = subprocess.run(
         [sys.executable, "demo.py"],
         cwd=clone,
-        env=clean_environment | {"GRPC_PORT": "http"},
+        env=clean_environment | ports,
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 1
-    assert done.stderr.strip() == "demo: error: GRPC_PORT=http is not a port: give a number from 1 to 65535."
+    assert done.stderr.strip().startswith(f"demo: error: {message}")
 
 
 def test_too_little_disk_space_is_told_before_anything_is_built(clone: Path, clean_environment: dict[str, str]) -> None:

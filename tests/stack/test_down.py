@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import signal
 import ssl
 import subprocess
@@ -39,6 +40,7 @@ from tests.stack.engine import (
 
 DOWN_WITHIN = 15.0  # seconds
 PICTURE = SAMPLES[0].read_bytes()
+OPERATIONS = (REPOSITORY / "docs/operations.md").read_text()
 
 
 def over_rest(gateway: Gateway, key: str, finish: threading.Event) -> None:
@@ -126,3 +128,18 @@ def test_ctrl_c_stops_the_stack_in_order(again: Any) -> None:
     assert output("ps", "--quiet") == ""
     for service in ("serving", "gateway"):
         assert inspect(service)[0]["State"]["ExitCode"] in (0, 143)
+
+
+def test_a_copy_of_models_and_keys_can_be_put_back(gateway: Gateway, again: Any, tmp_path: Path) -> None:
+    save, restore = re.findall(r"^```sh\n(.*?\.\./models\.tar.*?)^```$", OPERATIONS, re.M | re.S)
+    for commands in (save, f"{COMPOSE} --profile '*' down --volumes", restore):
+        script = commands.replace("docker compose", COMPOSE).replace("../", f"{tmp_path}/")
+        subprocess.run(["bash", "-euc", script], cwd=REPOSITORY, check=True, timeout=UP_WITHIN)
+    output("up", "--detach", "--wait", "gateway")
+    assert sorted(execute("serving", "ls", "/models/digits").split()) == ["1", "2"]
+    assert execute("gateway", "cat", "/access/ca.crt") == gateway.ca.read_text().strip()
+    tls, plain = published_at()
+    with replace(gateway, tls=tls, plain=plain).client(gateway.client_key) as client:
+        assert client.predict(SAMPLES[0]).version == 1
+    # The key of the stack's own client was in a volume that nobody has copied: it has got another one.
+    assert "Over REST" in output("run", "--rm", "client")

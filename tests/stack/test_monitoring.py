@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.loadtest.conftest import read_until
 from tests.stack.engine import REPOSITORY, SAMPLES, Gateway, docker, execute, inspect, output, wait_until
 
 MONITORING = REPOSITORY / "serving/monitoring"
@@ -46,6 +47,12 @@ def prometheus(gateway: Gateway) -> Iterator[Prometheus]:
     wait_until("all targets are read", lambda: len(prometheus.values("up == 1")) == len(prometheus.values("up")) >= 3)
     yield prometheus
     output("--profile", "monitoring", "rm", "--stop", "--force", *SERVICES)
+
+
+def test_tensorboard_starts(gateway: Gateway) -> None:
+    output("--profile", "tensorboard", "up", "--detach", "tensorboard")
+    assert "TensorBoard" in read_until("http://" + output("port", "tensorboard", 6006), "<title>")
+    output("--profile", "tensorboard", "rm", "--stop", "--force", "tensorboard")
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,12 @@ REQUESTS = 600
 @pytest.fixture(scope="module")
 def replicas(gateway: Gateway) -> Iterator[list[str]]:
     """The container of each replica."""
-    output("up", "--detach", "--wait", "--no-recreate", "--scale", f"serving={REPLICAS}", "serving")
-    yield output("ps", "--quiet", "serving").split()
-    output("up", "--detach", "--wait", "--no-recreate", "--scale", "serving=1", "serving")
+    up = ["up", "--detach", "--wait", "--no-recreate", "serving"]
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SERVING_REPLICAS", str(REPLICAS))
+        output(*up)
+        yield output("ps", "--quiet", "serving").split()
+    output(*up)
 
 
 def answered(container: str) -> float:
@@ -26,6 +29,11 @@ def answered(container: str) -> float:
     read = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8501/monitoring/prometheus/metrics').read().decode())"
     metrics = docker("exec", container, "python", "-c", read)
     return metric(metrics, ":tensorflow:serving:request_latency_count", entrypoint="GRPC", API="Predict")
+
+
+def test_other_commands_leave_the_replicas_alone(replicas: list[str]) -> None:
+    output("run", "--rm", "loadtest")
+    assert output("ps", "--quiet", "serving").split() == replicas
 
 
 def test_the_requests_of_one_connection_are_spread_evenly(gateway: Gateway, replicas: list[str]) -> None:

@@ -22,8 +22,9 @@ def release(tmp_path: Path) -> Release:
     config.write_bytes(CONFIG.read_bytes())
     for number in range(1, 7):
         version = tmp_path / "digits" / str(number)
-        version.mkdir(parents=True)
+        (version / "assets.extra").mkdir(parents=True)
         (version / "saved_model.pb").touch()
+        (version / "assets.extra" / "manifest.json").write_text('{"recipe": "deck"}')
     return Release(config, "digits", tmp_path / "digits")
 
 
@@ -168,6 +169,13 @@ def test_pruning_keeps_the_newest_and_those_in_use(release: Release) -> None:
     assert list(published_versions(release.base)) == [1, 2, 5, 6]
     assert prune(release.base, 2, release.versions_in_use()) == []
     check_writable(release.base)
+
+
+def test_pruning_leaves_alone_what_others_have_put_there_and_the_newest_of_what_works(release: Release) -> None:
+    for number in ("7", "8"):
+        (release.base / number).mkdir()  # broken: the server goes on with version 6
+    assert prune(release.base, 1, ()) == [1, 2, 3, 4, 5]
+    assert list(published_versions(release.base)) == [6, 7, 8]
 
 
 def test_the_commands_do_the_same(glyph_train: Run, release: Release) -> None:

@@ -2,9 +2,13 @@
 
 import json
 import random
+import re
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +18,8 @@ from glyph_trainer.fit import FitSettings, State
 from glyph_trainer.pipeline import load_images, train
 from glyph_trainer.recipes import deck
 
-from tests.trainer.conftest import PROCESSES
+from tests.loadtest.conftest import read_until
+from tests.trainer.conftest import COMMAND, PROCESSES
 
 SETTINGS = FitSettings(epochs=5, batch_size=20, patience=4)
 RANDOM = random.SystemRandom()
@@ -72,6 +77,15 @@ def finished(small_folder: Path, tmp_path: Path) -> Path:
     images = load_images(small_folder, DEFAULT_DIRECTORY, 0, seed=5)
     train(deck.RECIPE, FitSettings(epochs=1, batch_size=100), images, seed=5, run_directory=tmp_path)
     return tmp_path
+
+
+def test_tensorboard_draws_a_training(finished: Path, start: Callable[..., AbstractContextManager[Any]]) -> None:
+    command = [COMMAND.with_name("tensorboard"), "--logdir", finished, "--host=127.0.0.1", "--port=0"]
+    with start(command) as board:
+        board.wait_for("Press CTRL+C")
+        address = re.search(r"http://127\.0\.0\.1:\d+/", board.log)
+        assert address
+        assert "loss" in read_until(f"{address[0]}data/plugin/scalars/tags", "loss")
 
 
 def test_a_training_is_not_overwritten_nor_mistaken_for_another(small_folder: Path, finished: Path) -> None:

@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_models_options(promote, config_required=True)
     rollback = add("rollback", commands.rollback, "drop the canary, or else return to the stable version before")
     _add_models_options(rollback, config_required=True)
-    prune = add("prune", commands.prune, "delete old versions, but none that has a label")
+    prune = add("prune", commands.prune, "delete old versions, but none that has a label, nor any of others")
     prune.add_argument("--keep", type=_positive, required=True, metavar="N", help="how many of the newest stay")
     _add_models_options(prune)
     samples = add("samples", commands.samples, "write official test images as label.index.png")

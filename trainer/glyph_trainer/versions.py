@@ -138,7 +138,9 @@ def check_writable(base: Path) -> None:
 
 
 def prune(base: Path, keep: int, in_use: Collection[int]) -> list[int]:
-    """Delete old versions. Each disappears at once.
+    """Delete old versions that `glyph-train` has published. Each disappears at once.
+
+    Those of others stay, and do not count: they may be broken, and the ones that work must not go for them.
 
     Args:
         base: the folder of the model.
@@ -148,7 +150,7 @@ def prune(base: Path, keep: int, in_use: Collection[int]) -> list[int]:
     Returns:
         the deleted versions.
     """
-    versions = published_versions(base)
+    versions = {n: path for n, path in published_versions(base).items() if describe_version(path).manifest}
     if not versions:
         return []
     old = [number for number in list(versions)[:-keep] if number not in in_use]
