@@ -131,7 +131,8 @@ def test_ctrl_c_stops_the_stack_in_order(again: Any) -> None:
 
 
 def test_a_copy_of_models_and_keys_can_be_put_back(gateway: Gateway, again: Any, tmp_path: Path) -> None:
-    save, restore = re.findall(r"^```sh\n(.*?\.\./models\.tar.*?)^```$", OPERATIONS, re.M | re.S)
+    blocks = re.findall(r"^```sh\n(.*?)^```$", OPERATIONS, re.M | re.S)
+    save, restore = (block for block in blocks if "models.tar" in block)
     for commands in (save, f"{COMPOSE} --profile '*' down --volumes", restore):
         script = commands.replace("docker compose", COMPOSE).replace("../", f"{tmp_path}/")
         subprocess.run(["bash", "-euc", script], cwd=REPOSITORY, check=True, timeout=UP_WITHIN)
