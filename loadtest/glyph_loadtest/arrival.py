@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from itertools import count
 
 from glyph_loadtest.shapes import Segment
 
@@ -12,6 +13,19 @@ class Arrivals(StrEnum):
 
     CONSTANT = "constant"  # evenly
     POISSON = "poisson"  # independently of each other, as from many people
+
+
+_GOLDEN = (5**0.5 - 1) / 2
+
+
+def phases(first: float) -> Iterator[float]:
+    """Yields phases for `due_times`, 0 to 1, that lie well apart however many are taken (Weyl's sequence).
+
+    Args:
+        first: the first of them, 0 to 1.
+    """
+    for number in count():
+        yield (first + number * _GOLDEN) % 1
 
 
 def due_times(

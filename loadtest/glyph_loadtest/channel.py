@@ -1,5 +1,6 @@
 """What the two protocols have in common: start a request, be told of the reply."""
 
+import errno
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,9 +20,12 @@ class CallError(Exception):
     Attributes:
         kind: what failures are counted by: a gRPC status such as ``NOT_FOUND``, ``HTTP 404``, or ``NO CONNECTION``.
         message: what the server, or the network, said.
+
+    Both are fit to be printed, whatever a server says; see `printable`.
     """
 
     def __init__(self, kind: str, message: str) -> None:
+        kind, message = printable(kind), printable(message)
         super().__init__(f"{kind}: {message}" if message else kind)
         self.kind = kind
         self.message = message
@@ -29,6 +33,19 @@ class CallError(Exception):
 
 NO_CONNECTION = "NO CONNECTION"
 TIMED_OUT = "DEADLINE_EXCEEDED"
+TOO_MANY_FILES = "TOO MANY OPEN FILES"  # of this process, which can open no further connection
+_LONGEST = 300  # characters
+# OpenSSL's codes of certificates that nobody vouches for; in others it is the name, or the time, that is wrong.
+_UNKNOWN_AUTHORITY = (18, 19, 20, 21)
+
+
+def printable(text: str) -> str:
+    """A text for a line of a terminal or a file: what cannot be printed is escaped, and what is long is cut short."""
+    if len(text) > _LONGEST:
+        text = text[:_LONGEST] + " ..."
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 class Reply(NamedTuple):
@@ -90,7 +107,7 @@ def connect(address: Address, timeout: float, alpn: str) -> gevent.socket.socket
         alpn: the protocol to agree on over TLS: ``h2`` or ``http/1.1``.
 
     Raises:
-        CallError: ``NO CONNECTION``, with the system's reason.
+        CallError: ``NO CONNECTION``, with the system's reason, or ``TOO MANY OPEN FILES``.
     """
     try:
         with ExitStack() as stack:
@@ -101,10 +118,12 @@ def connect(address: Address, timeout: float, alpn: str) -> gevent.socket.socket
             sock.settimeout(None)
             stack.pop_all()
     except ssl.SSLCertVerificationError as error:
-        reason = f"{address}: the certificate is not trusted ({error.verify_message}); --ca names one to trust"
+        hint = "; --ca names one to trust" if error.verify_code in _UNKNOWN_AUTHORITY else ""
+        reason = f"{address}: the certificate is not trusted ({error.verify_message}){hint}"
         raise CallError(NO_CONNECTION, reason) from error
     except OSError as error:
-        raise CallError(NO_CONNECTION, f"{address}: {error.strerror or error}") from error
+        kind = TOO_MANY_FILES if error.errno in (errno.EMFILE, errno.ENFILE) else NO_CONNECTION
+        raise CallError(kind, f"{address}: {error.strerror or error}") from error
     return sock
 
 

@@ -3,9 +3,11 @@
 import argparse
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 # Timers to the microsecond: of libev's ways to wait only select() has them, epoll() waits whole milliseconds.
 os.environ.setdefault("GEVENT_BACKEND", "select")
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.getLogger("locust").setLevel(logging.ERROR)  # its advice is about options that are not ours
     _interrupt_main_greenlet()
+    _open_all_files_allowed()
     try:
         code: int = options.execute(options)
     except KeyboardInterrupt:
@@ -61,6 +64,13 @@ def _interrupt_main_greenlet() -> None:
     throw = gevent.getcurrent().throw
     for number in (signal.SIGINT, signal.SIGTERM):
         gevent.signal_handler(number, lambda: gevent.get_hub().loop.run_callback(throw, KeyboardInterrupt))
+
+
+def _open_all_files_allowed() -> None:
+    """Lets this process, and those that it starts, open as many connections as the system lets them."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # some systems have a lower limit than they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from locust import LoadTestShape
 from locust.env import Environment
 
 from glyph_loadtest.channel import NO_CONNECTION, CallError, call
+from glyph_loadtest.clock import now
 from glyph_loadtest.machine import machine
 from glyph_loadtest.measurement import Measurement, Second
 from glyph_loadtest.payload import answered_labels, open_channel, payloads
@@ -64,9 +65,9 @@ class _Course(LoadTestShape):  # type: ignore[misc]
         self._first = first
 
     def tick(self) -> tuple[int, float]:
-        plan, moment = self._plan, time.time() - self._first
+        plan, moment = self._plan, now() - self._first
         users = max(1, round(plan.shape.level(plan.level, plan.seconds, min(moment, plan.seconds - 0.001))))
-        return users, float(users)
+        return users, float(plan.level)  # at once, down as well as up
 
 
 class _Crew(Protocol):
@@ -248,19 +249,19 @@ class Generator:
         """
         crew = self._crew
         measurement = Measurement()
-        first = math.ceil(time.time() + crew.lead) + plan.warm_up
+        first = math.ceil(now() + crew.lead) + plan.warm_up
         end = first + plan.seconds
         cut_short = None
         try:
             crew.begin(target, plan, first)
             cut_short = self._watch(measurement, range(first - plan.warm_up, end), first, progress)
-            patience = time.time() + (target.timeout + 1 if cut_short is None else 0)
-            while not crew.idle() and time.time() < patience:
+            patience = now() + (target.timeout + 1 if cut_short is None else 0)
+            while not crew.idle() and now() < patience:
                 gevent.sleep(0.02)
         except KeyboardInterrupt:
             cut_short = INTERRUPTED
         finally:
-            end = max(first, min(end, math.floor(time.time() - crew.delay)))
+            end = max(first, min(end, math.floor(now() - crew.delay)))
             crew.finish()
             measurement.merge(crew.collect())
         return Run(target, plan, first, end, measurement, crew.workers, cut_short, machine())
@@ -270,7 +271,7 @@ class Generator:
         crew = self._crew
         refused = 0
         for second in seconds:
-            gevent.sleep(max(0.0, second + 1 + crew.delay - time.time()))
+            gevent.sleep(max(0.0, second + 1 + crew.delay - now()))
             measurement.merge(crew.collect())
             seen = measurement.at(second)
             progress(second - first + 1, seen)

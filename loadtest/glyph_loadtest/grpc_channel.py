@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import gevent
 
-from glyph_loadtest.channel import NO_CONNECTION, TIMED_OUT, Address, CallError, Done, Reply
+from glyph_loadtest.channel import TIMED_OUT, Address, CallError, Done, Reply
 from glyph_loadtest.http2 import Connection, Headers, Request
 
 _RECONNECT_AFTER = 0.1  # seconds: a dead server is asked ten times a second, not ten thousand times
@@ -94,7 +94,7 @@ class GrpcChannel:
             connection = Connection(self._address, self._headers, _message, self._timeout, self._start_again)
             self._connections = [*(one for one in self._connections if not one.closed), connection]
         except CallError as error:
-            reply = Reply(b"", CallError(NO_CONNECTION, error.message), perf_counter())
+            reply = Reply(b"", CallError(error.kind, error.message), perf_counter())
             self._failure = (perf_counter(), reply)
         waiting, self._connecting = self._connecting or [], None
         for request in waiting:

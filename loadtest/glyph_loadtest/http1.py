@@ -5,7 +5,6 @@ an answer is what a load test needs: status, body (by length, in chunks, or up t
 lives on. The rules are those of RFC 9112.
 """
 
-import contextlib
 import json
 import re
 from collections import deque
@@ -15,7 +14,7 @@ import gevent
 import gevent.socket
 from gevent.queue import SimpleQueue
 
-from glyph_loadtest.channel import NO_CONNECTION, TIMED_OUT, Address, CallError, Done, Reply, connect, no_connection
+from glyph_loadtest.channel import TIMED_OUT, Address, CallError, Done, Reply, connect, no_connection
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE)
@@ -29,8 +28,10 @@ class _Reader:
     def __init__(self, sock: gevent.socket.socket) -> None:
         self._socket = sock
         self._buffer = bytearray()
+        self.answered = False  # whether anything has come since the last request
 
     def send(self, request: bytes) -> None:
+        self.answered = False
         self._socket.sendall(request)
 
     def close(self) -> None:
@@ -63,6 +64,7 @@ class _Reader:
         data = self._socket.recv(262_144)
         if not data:
             raise ConnectionError("the server closed the connection")
+        self.answered = True
         self._buffer += data
 
     def _find(self, mark: bytes) -> int:
@@ -146,10 +148,14 @@ class _Connection:
         return Reply(b"", CallError(f"HTTP {status}", _reason(body)), perf_counter())
 
     def _ask(self, request: bytes) -> tuple[int, bytes]:
-        if self._reader is not None:
-            # A server may close a connection that was kept alive, just as the next request is on its way: ask again.
-            with contextlib.suppress(ConnectionError):
-                return self._send(self._reader, request)
+        if (reader := self._reader) is not None:
+            try:
+                return self._send(reader, request)
+            except ConnectionError:
+                # A server may close a connection that was kept alive, just as the next request is on its way: then it
+                # is asked again. But an answer that is cut short is the server's failure.
+                if reader.answered:
+                    raise
             self._disconnect()
         self._reader = _Reader(self._channel.connect())
         return self._send(self._reader, request)
@@ -166,7 +172,7 @@ def _reason(body: bytes) -> str:
     """What TensorFlow Serving says in an error's body, or the start of whatever else it is."""
     try:
         return str(json.loads(body)["error"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return body[:200].decode(errors="replace")
 
 
@@ -204,14 +210,14 @@ class RestChannel:
         """Opens a connection, unless the server has just refused one.
 
         Raises:
-            CallError: ``NO CONNECTION``.
+            CallError: ``NO CONNECTION``, or ``TOO MANY OPEN FILES``.
         """
         if self._failure is not None and perf_counter() - self._failure[0] < _RECONNECT_AFTER:
             raise self._failure[1]
         try:
             return connect(self._address, self.timeout, "http/1.1")
         except CallError as error:
-            self._failure = (perf_counter(), CallError(NO_CONNECTION, error.message))
+            self._failure = (perf_counter(), CallError(error.kind, error.message))
             raise
 
 

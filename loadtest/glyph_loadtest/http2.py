@@ -20,7 +20,7 @@ from glyph_loadtest.channel import TIMED_OUT, Address, CallError, Done, Reply, c
 
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
-_HEADER_TABLE_SIZE, _ENABLE_PUSH, _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 1, 2, 3, 4, 5
+_ENABLE_PUSH, _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 2, 3, 4, 5
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME = struct.Struct(">HBBBI")  # length (two parts), type, flags, stream
@@ -29,6 +29,9 @@ _WIDE = 2**31 - 1  # the widest flow-control window: answers are small, and nobo
 _DEFAULT_WINDOW = 65_535
 _DEFAULT_FRAME_SIZE = 16_384
 _REFUSED_STREAM, _CANCEL = 7, 8
+# The dynamic table gets the size 0. A server whose settings make it smaller must be told (RFC 7541, 4.2), and as our
+# header block never refers to it, the same words will do in each request, whatever the settings.
+_NO_TABLE = b"\x20"
 _MAX_STREAM_ID = 2**31 - 1
 
 Headers = dict[str, str]
@@ -78,7 +81,9 @@ class _HeaderReader:
         known = self._seen.get(block)
         if known is not None:
             return known
-        headers = {str(name): str(value) for name, value in self._decoder.decode(block)}
+        # As bytes: what a server sends in another encoding than UTF-8 concerns its own header only.
+        decoded = self._decoder.decode(block, raw=True)
+        headers = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in decoded}
         if all(0x80 < byte < 0xFF for byte in block):
             self._seen[block] = headers
         else:
@@ -117,7 +122,7 @@ class Connection:
         self._timeout = timeout
         self._read = read
         self._again = again
-        self._header_block = bytes(Encoder().encode([NeverIndexedHeaderTuple(*header) for header in headers]))
+        self._header_block = _NO_TABLE + Encoder().encode([NeverIndexedHeaderTuple(*header) for header in headers])
         self._reader = _HeaderReader()
         self._streams: dict[int, _Stream] = {}
         self._waiting: deque[Request] = deque()

@@ -17,13 +17,16 @@ from glyph_loadtest.html import page
 from glyph_loadtest.machine import machine
 from glyph_loadtest.measurement import Measurement
 from glyph_loadtest.options import add_request_options, add_stock_options
-from glyph_loadtest.plan import Plan, job_of
+from glyph_loadtest.plan import Job, Plan, job_of
 from glyph_loadtest.result import LOST_WITH_WORKER, Run, summarise, table
 from glyph_loadtest.session import REPORT, REPORT_EVERY, close_session, open_session, session_of
 from glyph_loadtest.target import TargetError
 from glyph_loadtest.users import DigitUser
 
 __all__ = ["DigitUser"]
+
+_NO_MORE = "glyph-no-more"  # what the master tells the workers at the end, before Locust's own message
+_LAST_REPORTS = 3.0  # seconds until a worker's report is there, beyond the time-out of its last request
 
 _logger = logging.getLogger(__name__)
 
@@ -37,12 +40,23 @@ def _add_options(parser: ArgumentParser, **_: Any) -> None:
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def _attach(environment: Environment, **_: Any) -> None:
     runners.WORKER_REPORT_INTERVAL = REPORT_EVERY  # Locust reports every third second, too seldom to look at
-    record = _Record(environment)
-    for event in ("test_start", "test_stopping", "report_to_master", "worker_report", "quitting", "quit"):
+    # Locust's timers count from when gevent last looked at the clock, which was before the imports.
+    gevent.get_hub().loop.update_now()
+    record = environment.glyph_record = _Record(environment)
+    for event in ("test_stopping", "report_to_master", "worker_report", "quitting", "quit"):
         getattr(environment.events, event).add_listener(getattr(record, event))
+    environment.runner.register_message(_NO_MORE, record.no_more)
     if environment.web_ui is not None:
         show = environment.web_ui.auth_required_if_enabled(record.page)
         environment.web_ui.app.add_url_rule("/glyph", view_func=show)
+
+
+@events.test_start.add_listener  # type: ignore[untyped-decorator]
+def _begin(environment: Environment, **_: Any) -> None:
+    # A worker that joins a running test may be told to start while Locust is still at making its runner.
+    while "glyph_record" not in environment.__dict__:
+        gevent.sleep(0.01)
+    environment.glyph_record.test_start()
 
 
 class _Record:
@@ -50,13 +64,18 @@ class _Record:
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
+        self._job: Job | None = None
         self._measurement = Measurement()
+        self._idle: set[str] = set()  # the workers from whom nothing more will come
 
-    def test_start(self, **_: Any) -> None:
+    def test_start(self) -> None:
         """Opens the session of a process that sends."""
-        environment, self._measurement = self._environment, Measurement()
+        environment = self._environment
+        close_session(environment)
+        self._job, self._measurement = None, Measurement()
+        self._idle.clear()
         try:
-            job = job_of(environment.host, environment.parsed_options)
+            job = self._job = job_of(environment.host, environment.parsed_options)
         except TargetError as error:
             _logger.error("--host: %s", error)
             if environment.web_ui is None:
@@ -71,7 +90,19 @@ class _Record:
             open_session(environment)
 
     def test_stopping(self, **_: Any) -> None:
-        """Lets no further request be sent."""
+        """Lets no further request be sent; as master, waits for what is on its way."""
+        runner = self._environment.runner
+        if isinstance(runner, runners.MasterRunner):
+            # Locust's own message would end the workers within half a second.
+            runner.send_message(_NO_MORE)
+            with gevent.Timeout(_LAST_REPORTS + (self._job.target.timeout if self._job is not None else 0), False):
+                while any(worker.id not in self._idle for worker in runner.clients.running + runner.clients.spawning):
+                    gevent.sleep(0.05)
+        elif session := session_of(self._environment):
+            session.stop()
+
+    def no_more(self, **_: Any) -> None:
+        """Lets no further request be sent, as the master says."""
         if session := session_of(self._environment):
             session.stop()
 
@@ -80,10 +111,12 @@ class _Record:
         if session := session_of(self._environment):
             data[REPORT] = session.report()
 
-    def worker_report(self, data: dict[str, Any], **_: Any) -> None:
+    def worker_report(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
         """Merges what a worker tells."""
         if REPORT in data:
             self._measurement.merge(Measurement.from_dict(data[REPORT]["measurement"]))
+            if data[REPORT]["idle"]:
+                self._idle.add(client_id)
 
     def quitting(self, **_: Any) -> None:
         """Sets the exit code: Locust's own, unless there are no figures or a worker has died."""
@@ -118,16 +151,15 @@ class _Record:
 
     def _run(self) -> Run | None:
         """What was measured so far, in the whole seconds between the first request and the last."""
-        environment, measurement = self._environment, self._measurement
+        environment, measurement, job = self._environment, self._measurement, self._job
         if session := session_of(environment):
             measurement.merge(session.take())
         used = [number for number, second in measurement.seconds.items() if second.latency.counts or second.failures]
-        if not used:
+        if job is None or not used:
             return None
         first, end = min(used), max(used) + 1
         if end - first > 2:
             first, end = first + 1, end - 1
-        job = job_of(environment.host, environment.parsed_options)
         users = environment.runner.target_user_count
         level, arrivals = (job.rate * users, job.arrivals) if job.rate else (users, None)
         plan = Plan(level, end - first, 0, arrivals, check_share=job.check_share)

@@ -1,16 +1,20 @@
 """What a server says of itself: TensorFlow Serving's Prometheus metrics, before and after a run."""
 
+import http.client
+import math
 import re
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+
+import gevent
 
 from glyph_loadtest.target import Target
 
 _LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})? (\S+)")
 _LABEL = re.compile(r'([a-zA-Z_]+)="((?:[^"\\]|\\.)*)"')
 _PATH = "/monitoring/prometheus/metrics"
+_PATIENCE = 2.0  # seconds
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 
@@ -45,18 +49,19 @@ def metrics_url(target: Target) -> str:
 def scrape(url: str) -> dict[Sample, float] | None:
     """Reads the metrics, None when there are none."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 (the URL is the user's, or metrics_url's)
+        # The URL is the user's, or metrics_url's. What listens there may be anything, and trickle for ever.
+        with gevent.Timeout(_PATIENCE, TimeoutError()), urllib.request.urlopen(url, timeout=_PATIENCE) as answer:  # noqa: S310
             return parse(answer.read().decode(errors="replace"))
-    except (OSError, urllib.error.URLError, ValueError):
+    except (OSError, http.client.HTTPException, ValueError):
         return None
 
 
 def parse(text: str) -> dict[Sample, float]:
-    """Reads Prometheus' text format: the value of each name with its labels."""
+    """Reads Prometheus' text format: the value of each name with its labels, where that is a finite number."""
     samples: dict[Sample, float] = {}
     for line in text.splitlines():
-        if match := _LINE.match(line):
-            samples[match[1], frozenset(_LABEL.findall(match[2] or ""))] = float(match[3])
+        if (match := _LINE.match(line)) and math.isfinite(value := float(match[3])):
+            samples[match[1], frozenset(_LABEL.findall(match[2] or ""))] = value
     return samples
 
 

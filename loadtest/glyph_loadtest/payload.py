@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
-from glyph_loadtest.channel import Channel
+from glyph_loadtest.channel import Channel, printable
 from glyph_loadtest.digits import Digits, as_jpeg, known_digits
 from glyph_loadtest.grpc_channel import GrpcChannel
 from glyph_loadtest.http1 import RestChannel, post
@@ -101,8 +101,9 @@ def answered_labels(rest: bool, body: bytes, count: int) -> list[str]:
         if len(labels) != count:
             raise ValueError(f"{count} images were asked about, {len(labels)} labels came back")
         return labels
-    except (DecodeError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise AnswerError(f"no labels in the answer ({type(error).__name__}: {error}): {body[:100]!r}") from error
+    except (DecodeError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        reason = printable(f"{type(error).__name__}: {error}")
+        raise AnswerError(f"no labels in the answer ({reason}): {body[:100]!r}") from error
 
 
 def _grpc_labels(body: bytes) -> list[str]:
@@ -124,6 +125,8 @@ def _rest_label(prediction: object) -> str:
         if "label" in prediction:
             return str(prediction["label"])
         (prediction,) = islice((value for value in prediction.values() if isinstance(value, list)), 2)
-    if not isinstance(prediction, Sequence) or isinstance(prediction, str):
+    if isinstance(prediction, str):  # so it is written when a model has no other output
+        return prediction
+    if not isinstance(prediction, Sequence):
         raise AnswerError(f"neither a label nor scores: {prediction!r}")
     return str(int(np.argmax(prediction)))

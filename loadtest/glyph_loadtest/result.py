@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from glyph_loadtest.measurement import Measurement
+from glyph_loadtest.channel import TOO_MANY_FILES
+from glyph_loadtest.measurement import Measurement, Second
 from glyph_loadtest.metrics import ServerSide
 from glyph_loadtest.plan import Plan
 from glyph_loadtest.target import Target
@@ -112,7 +113,7 @@ def summarise(run: Run) -> Summary:
         failures[LOST_WITH_WORKER] = lost
     examples = {**run.measurement.examples, LOST_WITH_WORKER: f"{dead} of {run.workers} workers died (an estimate)"}
     busiest = max(whole.cpu.values(), default=0.0) / seconds if seconds > 0 else 0.0
-    lag, latency = whole.lag.percentile(99), whole.latency.percentile(99)
+    lag = whole.lag.percentile(99)
     return Summary(
         seconds=seconds,
         requests=whole.latency.count,
@@ -128,7 +129,7 @@ def summarise(run: Run) -> Summary:
         correct=whole.correct,
         lag=lag / 1000,
         busiest=busiest,
-        refused=_refusal(run, busiest, lag, latency),
+        refused=_refusal(run, whole, busiest, lag),
     )
 
 
@@ -148,7 +149,13 @@ def _lost(run: Run) -> tuple[int, int]:
     return len(silent), round(sent / present * missing) if present > 0 else 0
 
 
-def _refusal(run: Run, busiest: float, lag: float, latency: float) -> str | None:
+def _refusal(run: Run, whole: Second, busiest: float, lag: float) -> str | None:
+    latency = whole.latency.percentile(99)
+    if TOO_MANY_FILES in whole.failures:
+        return (
+            "the generator was the limit: a process ran out of file descriptors, and could not connect. "
+            f"Let it have more (ulimit -n), use more processes (--workers {run.workers + 1}), or less load"
+        )
     if busiest > _BUSY:
         return (
             f"the generator was the limit: its busiest process used {busiest:.0%} of a core. "

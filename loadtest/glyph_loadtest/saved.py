@@ -1,5 +1,6 @@
 """Runs in a form for files and programs."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,6 +13,9 @@ from glyph_loadtest.plan import Plan
 from glyph_loadtest.result import Run, summarise
 from glyph_loadtest.shapes import SHAPES
 from glyph_loadtest.target import PayloadKind, Target, parse_address
+
+_SLACK = 60  # seconds
+_LAST = 253_402_300_799  # the end of the year 9999 (Unix time), the last that can be written
 
 
 def as_dict(run: Run) -> dict[str, Any]:
@@ -65,7 +69,13 @@ def as_dict(run: Run) -> dict[str, Any]:
         },
         "server": None
         if run.server is None
-        else {**asdict(run.server), "batch_sizes": [*run.server.batch_sizes.items()]},
+        else {
+            **asdict(run.server),
+            # JSON has no infinity.
+            "batch_sizes": [
+                ["+Inf" if size == math.inf else size, count] for size, count in run.server.batch_sizes.items()
+            ],
+        },
         "window": [run.first, run.end],
         "measurement": run.measurement.as_dict(),
     }
@@ -75,12 +85,16 @@ def from_dict(data: Mapping[str, Any]) -> Run:
     """The run of a form made by `as_dict`.
 
     Raises:
-        KeyError: the form is another one.
-        TargetError: what it says of the target makes no sense.
+        KeyError, TypeError: the form is another one.
+        ValueError: what it says makes no sense; of the target, a TargetError.
     """
     address, rest = parse_address(data["target"])
     plan, generator, server = data["plan"], dict(data["generator"]), data["server"]
     workers = generator.pop("workers")
+    (first, end), measurement = data["window"], Measurement.from_dict(data["measurement"])
+    longest = plan["warm_up"] + plan["seconds"] + data["request_timeout"] + _SLACK
+    if not 0 <= first <= end <= _LAST or any(abs(time - first) > longest for time in (end, *measurement.seconds)):
+        raise ValueError("its times make no sense")
     return Run(
         Target(address, rest, data["model"], PayloadKind(data["payload"]), data["batch"], data["request_timeout"]),
         Plan(
@@ -91,11 +105,13 @@ def from_dict(data: Mapping[str, Any]) -> Run:
             SHAPES[plan["shape"]],
             plan["check_share"],
         ),
-        data["window"][0],
-        data["window"][1],
-        Measurement.from_dict(data["measurement"]),
+        first,
+        end,
+        measurement,
         workers,
         data["cut_short"],
         {key: value for key, value in generator.items() if isinstance(value, str)},
-        ServerSide(**{**server, "batch_sizes": dict(server["batch_sizes"])}) if server else None,
+        ServerSide(**{**server, "batch_sizes": {float(size): count for size, count in server["batch_sizes"]}})
+        if server
+        else None,
     )

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import gevent
 
 from glyph_loadtest.channel import CallError
 from glyph_loadtest.generator import probe
+from glyph_loadtest.payload import AnswerError
 from glyph_loadtest.target import Target
 
 _READY_WITHIN = 120.0  # seconds
@@ -49,8 +50,8 @@ class Command:
         return [*self.words, *where, *_batching_flags(batching), *flags]
 
     def stop(self, process: subprocess.Popen[bytes]) -> None:
-        """Ends the server."""
-        process.terminate()
+        """Ends the server, which may be the child of a shell."""
+        _signal_group(process, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,12 @@ class Container:
     def stop(self, process: subprocess.Popen[bytes]) -> None:
         """Ends the server, which as the first process of its container would not heed a signal."""
         subprocess.run(["docker", "rm", "--force", self._name], capture_output=True, check=False)
-        process.terminate()
+        _signal_group(process, signal.SIGTERM)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _batching_flags(batching: Path | None) -> list[str]:
@@ -117,11 +123,11 @@ def running(server: Command | Container, target: Target, arguments: list[str], l
         log: the file that takes what it says.
 
     Raises:
-        ServerError: it ended, or did not answer within two minutes.
+        ServerError: it ended, did not answer within two minutes, or answered with something else than digits.
     """
     try:
         with log.open("wb") as said:
-            # A process group of its own: Ctrl-C is for the sweep, which then ends the server.
+            # A process group of its own: Ctrl-C is for the sweep, which then ends the group.
             process = subprocess.Popen(arguments, stdout=said, stderr=said, start_new_session=True)
     except OSError as error:
         raise ServerError(f"{arguments[0]} cannot be started: {error.strerror}") from error
@@ -133,8 +139,7 @@ def running(server: Command | Container, target: Target, arguments: list[str], l
         deadline = time.monotonic() + _STOPPED_WITHIN
         while process.poll() is None and time.monotonic() < deadline:
             gevent.sleep(0.02)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        _signal_group(process, signal.SIGKILL)  # also what a shell that ended has left behind
         process.wait()
 
 
@@ -149,6 +154,8 @@ def _await(process: subprocess.Popen[bytes], target: Target, log: Path) -> None:
                 raise ServerError(f"the server ended with code {process.returncode}: {said}") from error
             if time.monotonic() > deadline:
                 raise ServerError(f"the server does not answer after {_READY_WITHIN:g} s ({error}): {said}") from error
+        except AnswerError as error:
+            raise ServerError(f"the server does not answer with digits: {error}") from error
         else:
             return
         gevent.sleep(0.1)

@@ -1,9 +1,9 @@
 """One process's part in a load test: the channel, the payloads and the measurement, tied to a Locust environment."""
 
 import random
-import time
+from collections.abc import Callable
 from functools import partial
-from itertools import cycle
+from itertools import cycle, repeat
 from time import perf_counter, process_time
 from typing import Any
 
@@ -11,8 +11,9 @@ import gevent
 from gevent.hub import Waiter
 from locust.env import Environment
 
-from glyph_loadtest.arrival import due_times
+from glyph_loadtest.arrival import due_times, phases
 from glyph_loadtest.channel import CallError, Reply
+from glyph_loadtest.clock import EPOCH, now
 from glyph_loadtest.measurement import Measurement
 from glyph_loadtest.payload import AnswerError, Payload, answered_labels, open_channel, payloads
 from glyph_loadtest.plan import Job, job_of
@@ -22,6 +23,7 @@ UNREADABLE = "UNREADABLE ANSWER"
 NOT_SENT = "NOT SENT"
 _MOST_ON_THEIR_WAY = 10_000  # requests of one process: beyond that the server does not keep up, and memory is finite
 _TICK = 0.02  # seconds between two looks at the process itself
+_LOOK_UP_EVERY = 0.1  # seconds of waiting for the next request
 _FOREVER = 1e9
 REPORT = "glyph"  # where Locust's messages from a worker to the master carry what was measured
 REPORT_EVERY = 1.0  # seconds
@@ -45,21 +47,20 @@ class Session:
         self.job = job
         self.measurement = Measurement()
         self.on_their_way = 0
-        self._index = index
         self._stopping = False
         self._channel = open_channel(job.target)
         self._payloads = cycle(payloads(job.target))
         self._fire = environment.events.request.fire
         self._kind = "REST" if job.target.rest else "gRPC"
-        self._epoch = time.time() - perf_counter()
         self._chance = random.Random()  # noqa: S311 (answers are drawn, for faults may come at regular intervals)
+        self._phases = repeat((index + 0.5) / job.parts) if job.first else phases(self._chance.random())
         self._checked_one = False
         self._watch = gevent.spawn(self._watch_itself, worker)
 
     @property
     def over(self) -> bool:
         """Whether no further request is due."""
-        return self._stopping or time.time() >= self.job.end
+        return self._stopping or now() >= self.job.end
 
     def stop(self) -> None:
         """Lets no further request be sent."""
@@ -91,22 +92,26 @@ class Session:
         error: CallError | None = waiter.get()
         return error
 
-    def keep_schedule(self) -> None:
-        """Open loop: sends requests when they are due, without regard to the replies, until none is due any more."""
+    def keep_schedule(self, leaving: Callable[[], bool]) -> None:
+        """Open loop: sends requests when they are due, without regard to the replies, until none is due any more.
+
+        Args:
+            leaving: whether to leave off before that; asked ten times a second.
+        """
         job = self.job
         if job.first:
-            start = job.first - self._epoch
+            start = job.first - EPOCH
             segments = job.shape.segments(job.rate, job.seconds, job.warm_up)
         else:
             start = perf_counter()
             segments = iter([Segment(0.0, _FOREVER, job.rate, job.rate)])
         sent_in_a_row = 0
-        for moment in due_times(segments, job.arrivals, phase=(self._index + 0.5) / job.parts):
+        for moment in due_times(segments, job.arrivals, next(self._phases)):
             due = start + moment
-            while (early := due - perf_counter()) > 0:
-                gevent.sleep(early)
+            while (early := due - perf_counter()) > 0 and not (self._stopping or leaving()):
+                gevent.sleep(min(early, _LOOK_UP_EVERY))
                 sent_in_a_row = 0
-            if self._stopping:
+            if self._stopping or leaving():
                 return
             self._send(due)
             sent_in_a_row += 1
@@ -121,12 +126,12 @@ class Session:
             self._ended(payload, due, Reply(b"", error, perf_counter()))
             return
         self._channel.start(payload.request, partial(self._ended, payload, due))
-        self.measurement.at(self._epoch + due).lag.record(round((perf_counter() - due) * 1e6))
+        self.measurement.at(EPOCH + due).lag.record(round((perf_counter() - due) * 1e6))
 
     def _ended(self, payload: Payload, due: float, reply: Reply) -> CallError | None:
         self.on_their_way -= 1
         latency, error = reply.at - due, reply.error
-        second = self.measurement.at(self._epoch + due)
+        second = self.measurement.at(EPOCH + due)
         if error is None and (not self._checked_one or self._chance.random() < self.job.check_share):
             self._checked_one = True
             try:
@@ -137,7 +142,7 @@ class Session:
                 error = CallError(UNREADABLE, str(unreadable))
         if error is None:
             second.latency.record(round(latency * 1e6))
-            self.measurement.at(self._epoch + reply.at).finished += 1
+            self.measurement.at(EPOCH + reply.at).finished += 1
         else:
             second.failures[error.kind] = second.failures.get(error.kind, 0) + 1
             self.measurement.examples.setdefault(error.kind, error.message)
@@ -157,7 +162,7 @@ class Session:
         while True:
             due = perf_counter() + _TICK
             gevent.sleep(_TICK)
-            second = self.measurement.at(time.time())
+            second = self.measurement.at(now())
             before, used = used, process_time()
             second.cpu[worker] = second.cpu.get(worker, 0.0) + used - before
             if not self.job.rate:

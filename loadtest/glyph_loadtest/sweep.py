@@ -20,7 +20,8 @@ class Candidate:
 
     Attributes:
         configuration: the value of each name of the grid.
-        summaries: what came of each rate, in requests a second, in ascending order.
+        summaries: what came of each rate, in requests a second, in ascending order; nothing when the server did not
+            start.
     """
 
     configuration: Configuration
@@ -69,7 +70,7 @@ def server_flags(configuration: Configuration) -> list[str]:
 
 
 def table(candidates: Sequence[Candidate], objective: Objective) -> str:
-    """p99 in milliseconds by configuration and rate; `*` marks the frontier, `-` where the objective was missed."""
+    """p99 in milliseconds by configuration and rate; `*` marks the frontier, `-` what missed it or was not tried."""
     rates = sorted({rate for candidate in candidates for rate in candidate.summaries})
     best = frontier(candidates, objective)
     width = max((len(str(candidate)) for candidate in candidates), default=0)
@@ -94,6 +95,6 @@ def batching_config(candidates: Sequence[Candidate], chosen: Candidate, objectiv
         f"Met at {chosen.best(objective)[0]:,.0f} requests a second, p99 {-chosen.best(objective)[1]:.2f} ms.",
         *([f"Start the server with {' '.join(flags)} as well."] if flags else []),
         *table(candidates, objective).splitlines(),
-        "* soonest at that rate; - objective missed",
+        "* soonest at that rate; - objective missed, or the server did not start",
     ]
     return "".join(f"# {line}".rstrip() + "\n" for line in comments) + batching_text(chosen.configuration)

@@ -1,13 +1,18 @@
 """Locust's users: each asks about one handwritten digit after the other, over gRPC or REST as its host says."""
 
+import logging
+
 import gevent
 from locust import User, constant, task
 from locust.exception import StopUser
+from locust.user.task import LOCUST_STATE_STOPPING
 
-from glyph_loadtest.channel import NO_CONNECTION
+from glyph_loadtest.channel import NO_CONNECTION, TOO_MANY_FILES
 from glyph_loadtest.session import Session, session_of
 
-_PAUSE_WITHOUT_SERVER = 0.1  # seconds: so that a dead server does not drown the report in failures
+_PAUSE_WITHOUT_CONNECTION = 0.1  # seconds: so that a dead server does not drown the report in failures
+
+_logger = logging.getLogger(__name__)
 
 
 class DigitUser(User):  # type: ignore[misc]
@@ -24,7 +29,8 @@ class DigitUser(User):  # type: ignore[misc]
         """Joins the session of this process."""
         session = session_of(self.environment)
         if session is None:
-            raise gevent.GreenletExit  # what was asked for cannot be done; that has been said
+            _logger.error("a user sends nothing, for the test could not be started: the error before this one says why")
+            raise gevent.GreenletExit
         self.session = session
 
     @task  # type: ignore[untyped-decorator]
@@ -33,10 +39,12 @@ class DigitUser(User):  # type: ignore[misc]
         if self.session.over:
             raise StopUser
         if self.session.job.rate:
-            self.session.keep_schedule()
-            while self.session.on_their_way:
+            self.session.keep_schedule(lambda: self._state == LOCUST_STATE_STOPPING)
+            # What is on its way at the end still counts. A user who leaves before that need not stay for it: whoever
+            # is left will.
+            while self.session.over and self.session.on_their_way:
                 gevent.sleep(0.02)
             raise StopUser
         error = self.session.ask()
-        if error is not None and error.kind == NO_CONNECTION:
-            gevent.sleep(_PAUSE_WITHOUT_SERVER)
+        if error is not None and error.kind in (NO_CONNECTION, TOO_MANY_FILES):
+            gevent.sleep(_PAUSE_WITHOUT_CONNECTION)

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,20 +87,28 @@ class Outcome:
 
 
 @pytest.fixture(scope="session")
-def glyph_load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Outcome]]:
-    """Runs `glyph-load` with the given arguments, each time in a process of its own."""
+def inside_locust(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Outcome]]:
+    """Calls what the name says with the given arguments, each time in a process of its own; see prefork.py."""
     out, err = (tmp_path_factory.mktemp("glyph-load") / name for name in ("out", "err"))
     command = [sys.executable, str(_HERE / "prefork.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
-        def run(*arguments: str) -> Outcome:
+        def run(call: str, *arguments: str) -> Outcome:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(json.dumps({"arguments": arguments, "out": str(out), "err": str(err)}) + "\n")
+            process.stdin.write(
+                json.dumps({"call": call, "arguments": arguments, "out": str(out), "err": str(err)}) + "\n"
+            )
             process.stdin.flush()
             return Outcome(int(process.stdout.readline()), out.read_text(), err.read_text())
 
         yield run
+
+
+@pytest.fixture(scope="session")
+def glyph_load(inside_locust: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """Runs `glyph-load` with the given arguments, each time in a process of its own."""
+    return partial(inside_locust, "glyph-load")
 
 
 def read_until(url: str, pattern: str) -> str:

@@ -50,7 +50,7 @@ class Behaviour:
         await self.wait()
         if options.error_every and number % options.error_every == 0:
             raise RefusalError("RESOURCE_EXHAUSTED", 429, "Server Threadpool Exhausted")
-        labels = [_LABELS[image] for image in images]
+        labels = [] if options.no_labels else [_LABELS[image] for image in images]
         if options.wrong_every and number % options.wrong_every == 0:
             labels = [str((int(label) + 1) % 10) for label in labels]
         return labels
@@ -121,7 +121,7 @@ async def serve_grpc(behaviour: Behaviour, port: int = 0) -> tuple[grpc.aio.Serv
     return server, port
 
 
-async def serve_rest(behaviour: Behaviour) -> tuple[asyncio.Server, int]:
+async def serve_rest(behaviour: Behaviour, port: int = 0) -> tuple[asyncio.Server, int]:
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
@@ -144,14 +144,14 @@ async def serve_rest(behaviour: Behaviour) -> tuple[asyncio.Server, int]:
     if behaviour.options.certificate is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(behaviour.options.certificate, behaviour.options.key)
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(connected, "127.0.0.1", port, ssl=context)
     return server, server.sockets[0].getsockname()[1]
 
 
 async def serve(options: argparse.Namespace) -> None:
     behaviour = Behaviour(options)
-    grpc_server, grpc_port = await serve_grpc(behaviour)
-    _rest_server, rest_port = await serve_rest(behaviour)
+    grpc_server, grpc_port = await serve_grpc(behaviour, options.port)
+    _rest_server, rest_port = await serve_rest(behaviour, options.rest_api_port)
     print(grpc_port, rest_port, flush=True)
     await behaviour.leaving.wait()
     successor, _ = await serve_grpc(behaviour, grpc_port)
@@ -162,6 +162,9 @@ async def serve(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="digits")
+    parser.add_argument("--port", type=int, default=0, help="of gRPC; 0 for any that is free")
+    parser.add_argument("--rest_api_port", type=int, default=0, help="of REST")
+    parser.add_argument("--no-labels", action="store_true", help="answer, but not with digits")
     parser.add_argument("--delay", type=float, default=0, help="seconds that every answer takes")
     parser.add_argument("--stall", type=float, default=0, help="seconds in which nothing is answered ...")
     parser.add_argument("--stall-every", type=float, default=0, help="... at every multiple of so many seconds")

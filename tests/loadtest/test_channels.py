@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import gevent
+import gevent.server
 import pytest
 from glyph_loadtest.channel import Channel, Reply, call
 from glyph_loadtest.payload import AnswerError, answered_labels, open_channel, payloads
 from glyph_loadtest.target import PayloadKind, Target, parse_address
 from h2.errors import ErrorCodes
+from h2.settings import SettingCodes
 
-from tests.client.peers import Conversation, Peer, framed
+from tests.client.peers import OK, Conversation, Peer, framed
 from tests.conftest import Certificates
 from tests.loadtest.conftest import KnownServer, StartServer
 
@@ -175,6 +177,81 @@ def test_the_last_words_of_a_server_are_kept(listen: Listen, open_to: OpenChanne
     assert error.message == "the server closed the connection (too_many_pings)"
 
 
+def test_a_server_may_make_the_table_of_headers_smaller(listen: Listen, open_to: OpenChannel) -> None:
+    def shrink(server: Conversation) -> None:
+        server.h2.update_settings({SettingCodes.HEADER_TABLE_SIZE: 0})
+        server.flush()
+        for _ in range(2):  # the second request comes after the client has acknowledged
+            server.answer(server.request(), framed(b"answer"))
+
+    channel = open_to(_target(listen(shrink).target))
+    assert [call(channel, b"request").body for _ in range(2)] == [b"answer"] * 2
+
+
+def test_a_header_in_another_encoding_is_as_good_as_any(listen: Listen, open_to: OpenChannel) -> None:
+    def answer(server: Conversation) -> None:
+        stream = server.request().stream
+        server.h2.send_headers(stream, [(b":status", b"200"), (b"x-served-by", b"caf\xe9")])
+        server.h2.send_data(stream, framed(b"answer"))
+        server.h2.send_headers(stream, OK, end_stream=True)
+        server.flush()
+
+    assert call(open_to(_target(listen(answer).target)), b"request").body == b"answer"
+
+
+def _web_server(*answers: bytes) -> gevent.server.StreamServer:
+    """A server that gives these answers on each connection, one for each request, and hangs up."""
+
+    def serve(sock: gevent.socket.socket, _: object) -> None:
+        for answer in answers:
+            if sock.recv(65_536):
+                sock.sendall(answer)
+
+    server = gevent.server.StreamServer(("127.0.0.1", 0), serve)
+    server.start()
+    return server
+
+
+def _whole(body: bytes, status: str = "200 OK") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+@pytest.mark.parametrize(
+    ("second", "kind"),
+    [(b"", None), (_whole(b"answer")[:10], "NO CONNECTION"), (_whole(b"answer")[:-1], "NO CONNECTION")],
+    ids=["none", "a part of its head", "a part of its body"],
+)
+def test_only_a_request_of_whose_answer_nothing_came_is_asked_again(
+    open_to: OpenChannel, second: bytes, kind: str | None
+) -> None:
+    server = _web_server(_whole(b"answer"), *([second] if second else []))
+    channel = open_to(_target(f"http://127.0.0.1:{server.server_port}"))
+    assert call(channel, b"request").error is None
+    error = call(channel, b"request").error
+    assert (error and error.kind) == kind
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'{"error": "lone \\ud800"}',
+        b'{"error": "\\u001b[31mred\\nand so on"}',
+        b'{"error": "%s"}' % (b"x" * 1_000_000),
+        b"[" * 100_000,
+    ],
+    ids=["a lone surrogate", "control characters", "a megabyte", "deep JSON"],
+)
+def test_what_a_server_says_can_be_printed(open_to: OpenChannel, said: bytes) -> None:
+    server = _web_server(_whole(said, "400 Bad Request"))
+    error = call(open_to(_target(f"http://127.0.0.1:{server.server_port}")), b"request").error
+    assert error is not None
+    assert error.kind == "HTTP 400"
+    assert error.message.isprintable()
+    assert 0 < len(error.message) < 400
+    server.stop()
+
+
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_a_port_where_nobody_listens(open_to: OpenChannel, scheme: str) -> None:
     with socket.socket() as unused:
@@ -197,6 +274,15 @@ def test_tls_is_spoken_with_whom_the_certificates_trust(
     assert (error.kind, "--ca" in error.message) == ("NO CONNECTION", True)
 
 
+def test_certificates_to_trust_are_no_remedy_for_another_name(
+    tls_server: KnownServer, certificates: Certificates, open_to: OpenChannel
+) -> None:
+    target = _target(tls_server.grpc.replace("127.0.0.1", "127.1"))  # the same address, by another name
+    error = call(open_to(replace(target, address=replace(target.address, ca=str(certificates.authority)))), b"").error
+    assert error is not None
+    assert ("mismatch" in error.message, "--ca" in error.message) == (True, False)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_wrong_protocol_is_named(plain_server: KnownServer, open_to: OpenChannel, protocol: str) -> None:
     port = plain_server.target(protocol).rsplit(":")[-1]
@@ -205,7 +291,9 @@ def test_the_wrong_protocol_is_named(plain_server: KnownServer, open_to: OpenCha
 
 
 @pytest.mark.parametrize("rest", [False, True])
-@pytest.mark.parametrize("body", [b"", b"\xff\xff", b'{"predictions": []}', b'{"predictions": ["7", "7"]}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"\xff\xff", b'{"predictions": []}', b'{"predictions": ["7", "7"]}', b"[" * 100_000]
+)
 def test_an_answer_without_the_labels_is_no_answer(rest: bool, body: bytes) -> None:
     with pytest.raises(AnswerError):
         answered_labels(rest, body, 1)
@@ -217,6 +305,7 @@ def test_an_answer_without_the_labels_is_no_answer(rest: bool, body: bytes) -> N
         b'{"predictions": [{"label": "7", "probabilities": [1, 0]}]}',
         b'{"predictions": [{"probabilities": [0, 0, 0, 0, 0, 0, 0, 1, 0, 0]}]}',
         b'{"predictions": [[0.1, 0.1, 0, 0, 0, 0, 0, 0.8, 0, 0]]}',
+        b'{"predictions": ["7"]}',
     ],
 )
 def test_a_label_or_else_the_best_score_is_the_answer(body: bytes) -> None:

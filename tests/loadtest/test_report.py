@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
 from glyph_loadtest.arrival import Arrivals
 from glyph_loadtest.channel import Address
 from glyph_loadtest.html import page
@@ -69,6 +70,34 @@ def test_the_command_writes_beside_the_run(glyph_load: Callable[..., Outcome], t
     done = glyph_load("report", str(tmp_path / "run.json"))
     assert (done.code, done.out.strip()) == (0, str(tmp_path / "run.html"))
     assert (tmp_path / "run.html").read_text() == page(example())
+
+
+@pytest.mark.parametrize(
+    ("window", "time"),
+    [
+        ([], 1_700_000_000),
+        ([2, 1], 1_700_000_000),
+        ([10**15, 10**15 + 5], 1_700_000_000),
+        ([10**15, 10**15 + 5], 10**15),
+        ([1_700_000_000, 1_700_000_030], 0),
+    ],
+)
+def test_times_that_make_no_sense_are_no_run(
+    glyph_load: Callable[..., Outcome], tmp_path: Path, window: list[int], time: int
+) -> None:
+    document = as_dict(example())
+    document["window"] = window
+    document["measurement"]["seconds"] = [document["measurement"]["seconds"][0] | {"time": time}]
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    done = glyph_load("report", str(tmp_path / "run.json"))
+    assert (done.code, "is no run saved by glyph-load" in done.err) == (2, True), done.err
+
+
+def test_what_is_no_number_of_the_server_is_no_figure() -> None:
+    before, after = parse("up 1\nrequests NaN\nbytes +Inf\n"), parse("up 2\nrequests 7\nbytes 9\n")
+    assert list(before.values()) == [1.0]
+    name = ":tensorflow:serving:request_latency_count"
+    assert between(parse(f"{name} NaN"), {**after, **parse(f"{name} NaN")}, "digits").requests == 0
 
 
 def test_server_figures_are_what_its_metrics_gained() -> None:

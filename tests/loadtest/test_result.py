@@ -1,11 +1,13 @@
 """What a run comes to."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from glyph_loadtest.arrival import Arrivals
-from glyph_loadtest.channel import Address
+from glyph_loadtest.channel import TOO_MANY_FILES, Address
 from glyph_loadtest.measurement import Measurement, Second
+from glyph_loadtest.metrics import ServerSide
 from glyph_loadtest.plan import Plan
 from glyph_loadtest.result import LOST_WITH_WORKER, Run, summarise
 from glyph_loadtest.saved import as_dict, from_dict
@@ -86,9 +88,16 @@ def test_figures_that_the_generator_limited_are_refused(measurement: Measurement
     assert "requests_per_second" not in result
 
 
+def test_so_are_those_of_a_generator_that_could_not_connect() -> None:
+    measurement = _measurement(range(10), 100)
+    measurement.at(_FIRST + 3).failures[TOO_MANY_FILES] = 1
+    assert "ulimit -n" in (summarise(_run(measurement)).refused or "")
+
+
 def test_the_form_for_files_loses_nothing() -> None:
     measurement = _measurement(range(-1, 10), 10)
     measurement.at(_FIRST).merge(Second(failures={"NOT_FOUND": 2}, checked=3, correct=1))
     measurement.examples["NOT_FOUND"] = "no such model"
-    run = _run(measurement)
-    assert from_dict(json.loads(json.dumps(as_dict(run)))) == run
+    server = ServerSide(600, 1.5, 1.1, 0.2, 7.5, {1.0: 20, 8.0: 500, float("inf"): 2})
+    run = replace(_run(measurement), server=server)
+    assert from_dict(json.loads(json.dumps(as_dict(run), allow_nan=False))) == run

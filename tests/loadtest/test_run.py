@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -240,7 +241,7 @@ def test_stock_locust_refuses_a_host_that_is_no_target() -> None:
     assert "Received: 'ftp://x'" in done.stderr
 
 
-def test_locusts_web_page_refuses_such_a_host_and_shows_the_figures_of_another(
+def test_locusts_web_page_refuses_such_a_host_and_shows_the_figures_of_the_one_that_is_asked(
     plain_server: KnownServer, free_ports: Callable[[int], list[int]]
 ) -> None:
     (port,) = free_ports(1)
@@ -253,6 +254,9 @@ def test_locusts_web_page_refuses_such_a_host_and_shows_the_figures_of_another(
             read_until(f"{page}/stats/requests", '"state": ?"stopped"')
             swarm(page, plain_server.grpc)
             assert plain_server.grpc in read_until(f"{page}/glyph", "Latency histogram")
+            swarm(page, "ftp://x")  # into the running test
+            with urllib.request.urlopen(f"{page}/glyph", timeout=10) as answer:  # noqa: S310
+                assert plain_server.grpc in str(answer.read(), "utf-8")
         finally:
             process.terminate()
             _, err = process.communicate(timeout=30)

@@ -76,10 +76,27 @@ def test_the_embedded_server_is_swept(models_dir: Path, glyph_load: Callable[...
     assert done.json["chosen"] == {"max_batch_size": "64"}
 
 
+_KNOWN_SERVER = f"{sys.executable} {Path(__file__).with_name('known_server.py')}"
+
+
+def test_a_configuration_with_which_the_server_does_not_start_is_left_out(
+    glyph_load: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    output = tmp_path / "batching.config"
+    load = ["--rates", "5", "--time", "1s", "--p99", "5s", "--output", str(output), "--json"]
+    done = glyph_load("sweep", "--server", _KNOWN_SERVER, "--grid", "delay=never,0", *load)
+    assert (done.code, "left out: the server ended with code 2" in done.err) == (0, True), done.err
+    assert done.json["chosen"] == {"delay": "0"}
+    assert [len(candidate["rates"]) for candidate in done.json["candidates"]] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--server", "/no/such/server"], "cannot be started"),
+        (["--server", f"{_KNOWN_SERVER} --no-labels", "--grid", "delay=0"], "the server does not answer with digits"),
+        (["--server", "true", "--grid", "port=1", "--grid", "port=2"], "all values of port belong into one --grid"),
+        (["--server", "true", "--grid", "max_batchsize=8"], "Is max_batch_size meant?"),
         (["--server", "false"], "ended with code 1"),
         (["--image", "tensorflow/serving:2.20.0"], "--image needs --models"),
         (["--server", "true", "--grid", "max_batch_size"], "Received: 'max_batch_size'"),

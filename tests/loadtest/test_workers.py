@@ -41,6 +41,7 @@ class Runs:
     whole: Process
     bereft: Process
     master: Process
+    patient: Process
     search: Process
 
 
@@ -62,15 +63,21 @@ def runs(
         def glyph_load(command: str, target: str, *load: str) -> Process:
             return start(*_GLYPH_LOAD, command, target, "--workers=2", "--json", *load)
 
-        (port,) = free_ports(1)
-        master = [*_LOCUST, "--master", "--master-bind-host=127.0.0.1", f"--master-bind-port={port}"]
-        worker = [*_LOCUST, "--worker", f"--master-port={port}"]
-        load = ["--headless", "--expect-workers=2", "--users=4", "--spawn-rate=4", "--run-time=8s"]
+        def master(workers: int, time: str, target: str) -> tuple[Process, list[Process]]:
+            (port,) = free_ports(1)
+            bound = ["--master", "--master-bind-host=127.0.0.1", f"--master-bind-port={port}", "--host", target]
+            load = ["--headless", f"--expect-workers={workers}", "--users=4", "--spawn-rate=4", "--run-time", time]
+            worker = [*_LOCUST, "--worker", f"--master-port={port}"]
+            return start(*_LOCUST, *bound, *load), [start(*worker) for _ in range(workers)]
+
         limited = stack.enter_context(running_server("--rate=100"))
         objective = ["--p95=300ms", "--arrivals=constant", "--hold=1s", "--start=60", "--precision=100%"]
+        bereft, workers = master(2, "8s", plain_server.rest)
+        patient, _ = master(1, "2s", stack.enter_context(running_server("--delay=4")).grpc)
         running = Runs(
             bereft=glyph_load("run", plain_server.grpc, "--users=2", "--time=6s"),
-            master=start(*master, *load, "--host", plain_server.rest),
+            master=bereft,
+            patient=patient,
             search=glyph_load("slo", limited.grpc, *objective, "--searches=1", "--expect=500"),
             whole=glyph_load(
                 "run",
@@ -82,7 +89,6 @@ def runs(
                 "--time=1s",
             ),
         )
-        workers = [start(*worker) for _ in range(2)]
         _await(running.master, "Sending spawn jobs")
         workers[0].kill()
         _await(running.bereft, " warm-up")
@@ -108,6 +114,12 @@ def test_stock_locusts_master_reports_a_worker_that_dies_too(runs: Runs) -> None
     assert runs.master.returncode == 1, err
     assert re.search(r"right answers +100.0% of", out)
     assert "1 of 2 workers died" in out
+
+
+def test_stock_locusts_master_waits_for_what_is_on_its_way_at_the_end(runs: Runs) -> None:
+    out, err = runs.patient.communicate(timeout=60)
+    assert runs.patient.returncode == 0, err
+    assert re.search(r"answered +4 in", out), out
 
 
 def test_two_workers_send_exactly_what_is_due_together_and_lose_no_latency(runs: Runs) -> None:

@@ -16,7 +16,7 @@ from glyph_loadtest.options import add_request_options, positive, target_of
 from glyph_loadtest.payload import AnswerError
 from glyph_loadtest.result import Run
 from glyph_loadtest.saved import from_dict
-from glyph_loadtest.target import Target, TargetError
+from glyph_loadtest.target import Target
 
 EXIT_FAILURES, EXIT_UNUSABLE, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -123,7 +123,7 @@ def read_run(path: Path) -> Run:
     """
     try:
         return from_dict(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError, TargetError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CommandError(
             f"{path} is no run saved by glyph-load run --save ({type(error).__name__}: {error})"
         ) from error

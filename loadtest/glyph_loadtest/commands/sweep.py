@@ -2,7 +2,9 @@
 
 import argparse
 import tempfile
+from collections import Counter
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from glyph_loadtest.result import summarise
 from glyph_loadtest.servers import Command, Container, ServerError, command, free_ports, running
 from glyph_loadtest.slo import Objective
 from glyph_loadtest.sweep import (
+    BATCHING_FIELDS,
     Candidate,
     batching_config,
     batching_text,
@@ -27,6 +30,7 @@ from glyph_loadtest.sweep import (
 )
 
 _GRID = ["max_batch_size=16,64", "num_batch_threads=1,2", "batch_timeout_micros=0,1000"]
+_ALIKE = 0.8  # of 1: a slip of the hand; num_load_threads, which is a flag of its own, is 0.79 like num_batch_threads
 
 
 def _axis(text: str) -> tuple[str, list[str]]:
@@ -87,9 +91,10 @@ def execute(options: argparse.Namespace) -> int:
     seconds = commands.whole_seconds(options.time, "--time")
     commands.check_writable(options.save)
     commands.check_writable(options.output, "--output")
-    configurations = grid(dict(options.grid or [_axis(text) for text in _GRID]))
+    configurations = grid(_axes(options.grid or [_axis(text) for text in _GRID]))
     objective = Objective({99.0: 1000 * options.p99}, options.errors)
     candidates: list[Candidate] = []
+    failure: ServerError | None = None
     with (
         commands.kept(options, lambda: _document(candidates, None, objective)),
         Generator(options.workers) as generator,
@@ -97,7 +102,13 @@ def execute(options: argparse.Namespace) -> int:
         for number, configuration in enumerate(configurations, 1):
             candidates.append(Candidate(configuration, {}))
             commands.tell(f"{number} of {len(configurations)}: {candidates[-1]}")
-            _measure(options, server, candidates[-1], generator, objective, seconds)
+            try:
+                _measure(options, server, candidates[-1], generator, objective, seconds)
+            except ServerError as error:
+                failure = error
+                commands.tell(f"left out: {error}")
+        if failure is not None and not any(candidate.summaries for candidate in candidates):
+            raise commands.CommandError(f"no configuration could be measured; in the last one, {failure}") from failure
     chosen = winner(candidates, objective)
     how = (
         f"{seconds} s for each rate, {options.arrivals} arrivals, on {machine()['system']}, {machine()['cores']} cores."
@@ -113,6 +124,21 @@ def execute(options: argparse.Namespace) -> int:
     return 0
 
 
+def _axes(given: list[tuple[str, list[str]]]) -> dict[str, list[str]]:
+    """The values of each name.
+
+    Raises:
+        CommandError: a name is given twice, or is a batching parameter but for a slip: a server may well start with a
+            flag that it does not know, and the sweep would measure nothing.
+    """
+    for name, times in Counter(name for name, _ in given).items():
+        if times > 1:
+            raise commands.CommandError(f"all values of {name} belong into one --grid, as in {name}=1,2")
+        if name not in BATCHING_FIELDS and (meant := get_close_matches(name, BATCHING_FIELDS, 1, _ALIKE)):
+            raise commands.CommandError(f"--grid: {name} is no batching parameter. Is {meant[0]} meant?")
+    return dict(given)
+
+
 def _measure(
     options: argparse.Namespace,
     server: Command | Container,
@@ -121,7 +147,11 @@ def _measure(
     objective: Objective,
     seconds: int,
 ) -> None:
-    """Adds what comes of each rate to the candidate."""
+    """Adds what comes of each rate to the candidate.
+
+    Raises:
+        ServerError: the server does not start with it.
+    """
     ports = free_ports()
     server_at = f"http://127.0.0.1:{ports.rest}" if options.rest else f"grpc://127.0.0.1:{ports.grpc}"
     patience = min(options.request_timeout, max(1.0, 10 * options.p99))
@@ -131,18 +161,15 @@ def _measure(
         batching.write_text(batching_text(candidate.configuration))
         file = batching if batching.stat().st_size else None
         arguments = server.arguments(ports, file, server_flags(candidate.configuration))
-        try:
-            with running(server, target, arguments, Path(folder) / "log"):
-                for level in options.rates:
-                    plan = Plan(level, seconds, 1, Arrivals(options.arrivals), check_share=options.check_share)
-                    run = generator.run(target, plan, commands.show_nothing)
-                    commands.check_interrupt(run)
-                    summary = candidate.summaries[level] = summarise(run)
-                    missed = objective.misses(summary)
-                    p99 = summary.percentiles[99.0]
-                    commands.tell(f"{level:10,.0f}/s  p99 {p99:8.2f} ms  {f'missed: {missed}' if missed else 'met'}")
-        except ServerError as error:
-            raise commands.CommandError(str(error)) from error
+        with running(server, target, arguments, Path(folder) / "log"):
+            for level in options.rates:
+                plan = Plan(level, seconds, 1, Arrivals(options.arrivals), check_share=options.check_share)
+                run = generator.run(target, plan, commands.show_nothing)
+                commands.check_interrupt(run)
+                summary = candidate.summaries[level] = summarise(run)
+                missed = objective.misses(summary)
+                p99 = summary.percentiles[99.0]
+                commands.tell(f"{level:10,.0f}/s  p99 {p99:8.2f} ms  {f'missed: {missed}' if missed else 'met'}")
 
 
 def _document(candidates: list[Candidate], chosen: Candidate | None, objective: Objective) -> dict[str, Any]:
