@@ -257,8 +257,10 @@ class Prediction:
     def top(self, count: int) -> list[tuple[str, float]]:
         """The most probable classes and their probabilities, best first.
 
-        The protocol names the best class only; the others carry their class number, which for digits is their name.
+        The protocol names the best class only. The others are named by their number if that is the name of the best
+        one too, as with digits, and else by their number behind a #: "#11".
         """
         order = np.argsort(-self.probabilities, kind="stable")[:count]
-        others = [(str(index), float(self.probabilities[index])) for index in order[1:]]
+        sign = "" if len(order) and self.label == str(order[0]) else "#"
+        others = [(f"{sign}{index}", float(self.probabilities[index])) for index in order[1:]]
         return [(self.label, self.confidence), *others][:count]

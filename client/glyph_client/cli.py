@@ -132,7 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     predict = commands.add_parser("predict", parents=[common], help="say what is drawn in each picture")
     predict.add_argument("files", nargs="+", metavar="FILE", help="a picture; - reads one from standard input")
-    predict.add_argument("--top", type=int, default=1, metavar="K", help="show the K most probable answers")
+    top = "show the K most probable answers; the server names only the first, the others have their class numbers"
+    predict.add_argument("--top", type=int, default=1, metavar="K", help=top)
     predict.add_argument("--truth", action="store_true", help="compare with file names such as 7.0001.png")
     predict.add_argument("--server-side", action="store_true", help="let the server preprocess the files")
     predict.set_defaults(run=_predict)

@@ -65,6 +65,12 @@ def test_a_picture_is_answered(ask: Ask) -> None:
     assert sorted(label for label, _ in answer.top(10)) == list("0123456789")
 
 
+def test_classes_that_have_other_names_than_their_numbers_are_not_named_by_these() -> None:
+    probabilities = np.array([0.1, 0.7, 0.2], np.float32)
+    for label, expected in (("1", ["1", "2", "0"]), ("cat", ["cat", "#2", "#0"]), ("2", ["2", "#2", "#0"])):
+        assert [name for name, _ in Prediction(label, 0.7, "pets", 1, probabilities).top(3)] == expected
+
+
 def test_the_server_may_preprocess_and_says_the_same(ask: Ask) -> None:
     one = ask(lambda client: client.predict(SEVEN))
     other = ask(lambda client: client.predict(SEVEN, server_side=True))

@@ -99,7 +99,7 @@ def test_evaluate_repeats_the_figures_of_the_training(
 
 
 def test_a_published_version_is_evaluated_on_images_that_it_has_not_seen(
-    models_dir: Path, dataset_dir: Path, small_folder: Path
+    models_dir: Path, dataset_dir: Path, small_folder: Path, tmp_path: Path
 ) -> None:
     version = load_subject(models_dir / "digits" / "1")
     own = images_to_ask(load_images(dataset_dir, DEFAULT_DIRECTORY, 0, version.seed), version)
@@ -108,6 +108,17 @@ def test_a_published_version_is_evaluated_on_images_that_it_has_not_seen(
     assert evaluate(version.predictor, own["held_out"]).right == recorded["held_out"]["right"]
     others = images_to_ask(load_images(small_folder, DEFAULT_DIRECTORY, 0, version.seed), version)
     assert {name: len(images) for name, images in others.items()} == {"given": 1400, "official_test": 10_000}
+
+    some = tmp_path / "some"
+    for name in ("3", "8"):
+        (some / name).mkdir(parents=True)
+        shutil.copy(next(small_folder.glob(f"{name}.*.jpg")), some / name)
+    (given,) = images_to_ask(load_images(some, DEFAULT_DIRECTORY, 0, version.seed, least=0), version).values()
+    assert (given.names, sorted(given.labels.tolist())) == (version.labels, [3, 8])
+    shutil.rmtree(some / "3")
+    (given,) = images_to_ask(load_images(some, DEFAULT_DIRECTORY, 0, version.seed, least=0), version).values()
+    assert evaluate(version.predictor, given).summary()["images"] == 1
+
     with pytest.raises(ModelError, match="the model knows cat, dog"):
         images_to_ask(load_images(small_folder, DEFAULT_DIRECTORY, 0, 1), replace(version, labels=("cat", "dog")))
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from glyph_trainer.card import write_card
 from glyph_trainer.cli import main
 from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.errors import ModelError
@@ -111,6 +112,8 @@ def test_a_version_says_where_it_comes_from(models: Path, trained: TrainedModel)
     card = (extra / "MODEL_CARD.md").read_text()
     assert "trained with Glyph's recipe `deck`" in card
     assert f"{version.metrics['official_test']['accuracy']:.2%}" in card
+    elsewhere = write_card("digits", dataclasses.replace(trained.record, source="my digits"), 1)
+    assert "--data-dir 'my digits' --seed 7" in elsewhere
 
 
 def test_every_gate_is_in_the_manifest_with_its_figure(models: Path) -> None:

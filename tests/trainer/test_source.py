@@ -59,6 +59,12 @@ def test_idx_images_and_labels_must_be_as_many(tmp_path: Path) -> None:
         open_source(tmp_path, DEFAULT_DIRECTORY, 0)
 
 
+def test_balanced_classes_are_told_in_a_word() -> None:
+    images = np.arange(4, dtype=np.uint8).repeat(28 * 28).reshape(4, 28, 28, 1)
+    train, test = Dataset(images, np.array([0, 1, 0, 1], np.int32), ("cat", "dog")).split(3)
+    assert validate(train, test, None, 0, [], []).as_text().splitlines()[0] == "4 images of 2 classes, 2 of each"
+
+
 def test_the_report_counts_what_one_would_want_to_know() -> None:
     shades = [1, 2, 3, 3, 4, 5, 6, 7, 2, 8]
     images = np.stack([np.full((28, 28, 1), shade, np.uint8) for shade in shades])
@@ -73,7 +79,7 @@ def test_the_report_counts_what_one_would_want_to_know() -> None:
     assert (report.duplicates, report.contradictions, report.duplicates_across) == (2, 1, 2)
     assert report.as_text().splitlines() == [
         "10 images of 2 classes, from 2 of dog to 8 of cat: imbalanced, 4.0 to 1",
-        "  4 resized to 28 x 28",
+        "  4 made 28 x 28, white on black",
         "  1 without a label, left out",
         "  1 unreadable, left out",
         "  2 exact copies of another one",

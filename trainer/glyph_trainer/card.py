@@ -1,5 +1,6 @@
 """The model card: what a published version is, for people."""
 
+import shlex
 from typing import Any
 
 from glyph_trainer.evaluate import SETS
@@ -85,7 +86,7 @@ def _command(record: TrainingRecord) -> str:
     """Name the command that trains the same model from the same images."""
     options = {"data-dir": record.source, "seed": record.seed}
     options |= {name.replace("_", "-"): record.settings[name] for name in ("epochs", "batch_size", "patience")}
-    given = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
+    given = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None)
     return f"glyph-train run --recipe {record.recipe} {given} --models-dir models"
 
 

@@ -54,7 +54,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
         subject = load_subject(options.model)
-        images = _load_images(options, subject.seed, share=subject.training_share)
+        images = _load_images(options, subject.seed, least=0, share=subject.training_share)
         sets = images_to_ask(images, subject)
         if GIVEN in sets:
             print(

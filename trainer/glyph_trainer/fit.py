@@ -2,7 +2,7 @@
 
 Some hundred steps at a time run inside one TensorFlow function, which gathers its batches out of the images by index;
 nothing is copied, converted or fed in between. On the deck's small network this takes about half the time of
-`keras.Model.fit`, and the loop can run under a `tf.distribute` strategy, where `fit` of Keras 3 cannot.
+`keras.Model.fit`.
 """
 
 import time

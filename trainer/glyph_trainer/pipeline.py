@@ -63,7 +63,7 @@ def load_images(
         count: how many digits to build a missing folder of.
         seed: decides the split.
         skip_bad: whether to leave out files that cannot be used.
-        least: how many images must be there to train with.
+        least: how many images must be there to train with; 0 if none are trained with.
         share: how much of them is for training.
 
     Returns:
@@ -78,14 +78,15 @@ def load_images(
         work.advance()
         work.outcome = "from the cache" if source.cached else ""
     first = round(len(source.images) * share)
-    if not least <= first < len(source.images):
+    if least and not least <= first < len(source.images):
         raise DataError(
             f"{directory}: {len(source.images):,} images are too few: {share:.0%} of them train, and a batch "
             f"needs {least:,}. Add images, or choose a smaller --batch-size"
         )
-    if len(source.images.names) < 2:
+    if least and len(source.images.names) < 2:
         raise DataError(f"{directory} holds images of one class, {source.images.names[0]}. A classifier needs two")
-    train, held_out = source.images.shuffled(seed).split(first)
+    shuffled = source.images.shuffled(seed)
+    train, held_out = shuffled.take(slice(None, first)), shuffled.take(slice(first, None))
     validation = validate(train, held_out, source.official, source.resized, source.unlabelled, source.unreadable)
     print(validation.as_text(), flush=True)
     if validation.unusable and not skip_bad:
@@ -157,9 +158,9 @@ def images_to_ask(images: Images, model: Subject) -> dict[str, Dataset]:
         these images as the set `GIVEN`: of other data nothing tells which images the model has seen.
 
     Raises:
-        ModelError: the model has other classes.
+        ModelError: the images show classes that the model does not know.
     """
-    if images.train.names != model.labels:
+    if not set(images.train.names) <= set(model.labels):
         raise ModelError(
             f"the images show {', '.join(images.train.names)}, the model knows {', '.join(model.labels)}. Evaluate it "
             f"on images of its own classes"
@@ -167,8 +168,11 @@ def images_to_ask(images: Images, model: Subject) -> dict[str, Dataset]:
     if images.fingerprint == model.data_fingerprint:
         return images.test_sets()
     train, held_out = images.train, images.held_out
+    position = np.array([model.labels.index(name) for name in train.names], np.int32)
     together = Dataset(
-        np.concatenate([train.images, held_out.images]), np.concatenate([train.labels, held_out.labels]), train.names
+        images=np.concatenate([train.images, held_out.images]),
+        labels=position[np.concatenate([train.labels, held_out.labels])],
+        names=model.labels,
     )
     return {GIVEN: together} | ({OFFICIAL: images.official} if images.official else {})
 

@@ -1,7 +1,7 @@
 """From image files to the pixels that a model reads.
 
-Pictures that are 28 x 28 already are taken as they are. All others go through the preprocessing that the served model
-applies to what it is sent, so that it learns from what it will see.
+Pictures that are 28 x 28, white on black already are taken as they are. All others go through the preprocessing that
+the served model applies to what it is sent, so that it learns from what it will see.
 """
 
 import io
@@ -32,7 +32,7 @@ class Decoded:
 
     Attributes:
         images: uint8 [N, 28, 28, 1]; zeros where a file cannot be used.
-        resized: the positions of the files that were of another size.
+        resized: the positions of the files that were of another size, or not white on black.
         unusable: why a file cannot be used, by its position.
     """
 
@@ -44,8 +44,8 @@ class Decoded:
 def decode(paths: Sequence[Path]) -> Decoded:
     """Decode image files, each once if all is well.
 
-    Folders of nothing but 28 x 28 grey JPEG files without metadata take a fast way, many at a time inside one
-    TensorFlow graph; its pixels are those of Pillow (the decoder is told to be as accurate).
+    Folders of nothing but 28 x 28 grey JPEG files, white on black and without metadata, take a fast way, many at a time
+    inside one TensorFlow graph; its pixels are those of Pillow (the decoder is told to be as accurate).
 
     Args:
         paths: the files.
@@ -106,11 +106,19 @@ def _decode_small_jpegs(paths: Sequence[Path]) -> NDArray[np.uint8] | None:
         images: NDArray[np.uint8] = read_all(tf.constant([str(path) for path in paths])).numpy()
     except tf.errors.OpError:
         return None
-    return images
+    return images if _are_white_on_black(images) else None
+
+
+def _are_white_on_black(images: NDArray[np.uint8]) -> bool:
+    """Whether the served model takes all these images, uint8 [N, 28, 28, 1], as they are; see `preprocess.py`."""
+    ring = np.ones((SIDE, SIDE), bool)
+    ring[1:-1, 1:-1] = False
+    dark = np.count_nonzero(images[:, ring] <= 16, axis=(1, 2))
+    return bool(np.all((2 * dark > np.count_nonzero(ring)) & (images.max(axis=(1, 2, 3)) >= 128)))
 
 
 def _read(path: Path) -> NDArray[np.uint8] | bytes:
-    """Decode a file: the pixels if it is 28 x 28 and opaque, else a file that the served model can read."""
+    """Decode a file: the pixels if it is opaque, 28 x 28, white on black, else a file that the served model can read."""
     if not path.is_file():  # a pipe would never end
         raise IsADirectoryError(path)
     content = path.read_bytes()
@@ -119,7 +127,9 @@ def _read(path: Path) -> NDArray[np.uint8] | bytes:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
             if image.size == (SIDE, SIDE) and not image.has_transparency_data:
-                return np.asarray(_upright_in_8_bits(image).convert("L"))[..., np.newaxis]
+                pixels = np.asarray(_upright_in_8_bits(image).convert("L"))[..., np.newaxis]
+                if _are_white_on_black(pixels[np.newaxis]):
+                    return pixels
             if image.format in _SERVED_FORMATS and (image.format, image.mode) not in _MISREAD:
                 return content
             converted = io.BytesIO()
@@ -138,5 +148,5 @@ def _upright_in_8_bits(image: Image.Image) -> Image.Image:
 def _reason(message: str) -> str:
     """What TensorFlow says is wrong: where a graph failed, it says so first."""
     lines = [line for line in message.splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("Graph execution error", "Detected at", "\t"))]
+    told = [line for line in lines if not line.startswith(("Graph execution error", "Detected at", " ", "\t"))]
     return (told or lines or [message])[0].strip()

@@ -36,7 +36,7 @@ class Folder:
     Attributes:
         dataset: the images that can be used, by index, or by name in class folders; the classes in the order of their
             names, numbers by value.
-        resized: how many of them were not 28 x 28.
+        resized: how many of them were not 28 x 28, white on black.
         unlabelled: files whose names do not say what they show.
         unreadable: files that cannot be decoded.
         cached: whether they come from the cache.

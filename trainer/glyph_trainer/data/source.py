@@ -26,7 +26,7 @@ class Source:
         name: of the folder.
         images: to train with, and to hold some out of.
         official: test images that are given apart, if any.
-        resized: how many images were not 28 x 28.
+        resized: how many images were not 28 x 28, white on black.
         unlabelled: files whose names do not say what they show; left out.
         unreadable: files that cannot be decoded; left out.
         cached: whether the images come from the cache.
@@ -57,15 +57,16 @@ def open_source(directory: Path, mnist_directory: Path, count: int) -> Source:
     Raises:
         DataError: they cannot be used.
     """
+    name = directory.resolve().name
     if _find(directory, "train-images"):
         (images, labels), (test_images, test_labels) = (_read_idx_part(directory, part) for part in ("train", "t10k"))
         names = tuple(str(label) for label in range(int(max(labels.max(), test_labels.max())) + 1))
-        return Source(directory.name, Dataset(images, labels, names), Dataset(test_images, test_labels, names))
+        return Source(name, Dataset(images, labels, names), Dataset(test_images, test_labels, names))
     if not directory.is_dir() or not any(directory.iterdir()):
         build_digit_folder(directory, mnist_directory, count)
     folder = read_folder(directory)
     return Source(
-        name=directory.name,
+        name=name,
         images=folder.dataset,
         official=read_mnist_test(mnist_directory) if folder.dataset.names == DIGITS else None,
         resized=folder.resized,

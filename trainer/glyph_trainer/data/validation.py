@@ -31,7 +31,7 @@ class Validation:
 
     Attributes:
         counts: how many images there are of each class.
-        resized: how many were not 28 x 28.
+        resized: how many were not 28 x 28, white on black.
         unlabelled: files whose names do not say what they show.
         unreadable: files that cannot be decoded.
         duplicates: how many images are exact copies of an earlier one.
@@ -64,13 +64,14 @@ class Validation:
     def as_text(self) -> str:
         """Give the report for people, a line for each thing worth saying."""
         rarest, commonest = min(self.counts, key=self.counts.__getitem__), max(self.counts, key=self.counts.__getitem__)
+        fewest, most = self.counts[rarest], self.counts[commonest]
+        spread = f"{most:,} of each" if fewest == most else f"from {fewest:,} of {rarest} to {most:,} of {commonest}"
         lines = [
-            f"{sum(self.counts.values()):,} images of {len(self.counts)} classes, from {self.counts[rarest]:,} of "
-            f"{rarest} to {self.counts[commonest]:,} of {commonest}"
+            f"{sum(self.counts.values()):,} images of {len(self.counts)} classes, {spread}"
             + (f": imbalanced, {self.imbalance:.1f} to 1" if self.imbalance >= _IMBALANCE else "")
         ]
         findings = (
-            (self.resized, "resized to 28 x 28"),
+            (self.resized, "made 28 x 28, white on black"),
             (len(self.unlabelled), "without a label, left out"),
             (len(self.unreadable), "unreadable, left out"),
             (self.duplicates, "exact copies of another one"),
@@ -95,7 +96,7 @@ def validate(
         train: the images to train with.
         test: the images of the same source to test with.
         official: the test images that are given apart, if any. They are only looked for among the training images.
-        resized: how many were not 28 x 28.
+        resized: how many were not 28 x 28, white on black.
         unlabelled: files whose names do not say what they show.
         unreadable: files that cannot be decoded.
 
