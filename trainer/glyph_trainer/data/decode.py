@@ -118,7 +118,7 @@ def _are_white_on_black(images: NDArray[np.uint8]) -> bool:
 
 
 def _read(path: Path) -> NDArray[np.uint8] | bytes:
-    """Decode a file: the pixels if it is opaque, 28 x 28, white on black, else a file that the served model can read."""
+    """Decode a file: the pixels if it is opaque, 28 x 28, white on black; else a file that the served model reads."""
     if not path.is_file():  # a pipe would never end
         raise IsADirectoryError(path)
     content = path.read_bytes()
