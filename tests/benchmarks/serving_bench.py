@@ -303,7 +303,6 @@ def measure(bench: Bench) -> tuple[list[Bar], dict[str, dict[str, Load]]]:
         },
     )
     bars.append(Bar("64 images, 4 callers, requests: (c) / (f)", median(rounds, "c", "f"), "at least", 0.75))
-    bars.append(Bar("64 images, 4 callers, requests: (c) / (g)", median(rounds, "c", "g"), "at least", 0.75))
     for callers in (1, 16):
         calls = {server: partial(bench.ask, server, "rest 1", callers) for server in "cde"}
         rounds = repeat(f"REST, 1 image, {callers} callers", calls)
