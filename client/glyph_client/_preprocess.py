@@ -1,14 +1,14 @@
 """Any picture of one digit to what the model reads: docs/preprocessing.md in NumPy and Pillow.
 
-The trainer carries the same specification as TensorFlow operations inside the served graph. Up to the resampling every
-step is integer arithmetic: the two give the same pixels, not merely similar ones.
+The trainer carries the same specification as TensorFlow operations inside the served graph. It is integer arithmetic up
+to the quotients at its end: the two give the same pixels, not merely similar ones.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
 
 from glyph_client._errors import NoInk, PictureError
 from glyph_client._pictures import Group, Picture, open_picture, orientation_of
@@ -126,6 +126,9 @@ def _grey(image: Image.Image) -> _Grey:
             white = Image.new("RGB", image.size, "white")
             white.paste(image, mask=image.getchannel("A"))
             image = white
+        if image.mode == "CMYK":
+            *colours, light = ImageChops.invert(image).split()
+            image = Image.merge("RGB", [ImageChops.multiply(colour, light) for colour in colours])
         if image.mode != "L":
             image = image.convert("RGB").convert("L")
     except Exception as error:  # Pillow converts some modes not at all, and trips over broken transparency.
@@ -216,25 +219,29 @@ def _resize(crop: _Ints) -> _Grey:
     longest = max(height, width)
     new_height = max(1, (2 * BOX * height + longest) // (2 * longest))
     new_width = max(1, (2 * BOX * width + longest) // (2 * longest))
-    resized = _averaged(_averaged(crop.astype(np.float64), new_height).T, new_width).T
+    rows, heights = _summed(crop.astype(np.int64), new_height)
+    columns, widths = _summed(rows.T, new_width)
+    resized = columns.T / (heights[:, np.newaxis] * widths)
     scaled: _Grey = np.floor(resized * (255.0 / resized.max()) + 0.5).astype(np.uint8)
     return scaled
 
 
-def _averaged(image: NDArray[np.float64], new_length: int) -> NDArray[np.float64]:
-    """The rows averaged to so many: differences of running sums, read between the rows."""
-    length = len(image)
-    step = length / new_length
-    reach = max(step, 1.0) / 2.0
-    centre = (np.arange(new_length) + 0.5) * step
-    start, end = np.maximum(centre - reach, 0.0), np.minimum(centre + reach, float(length))
+def _summed(image: NDArray[np.int64], new_length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows summed up to so many, and how much of a row each sum covers, in units of 1 / (2 new_length) row.
+
+    In that unit all positions are whole numbers; the sums are differences of running sums, read between the rows.
+    """
+    length, unit = len(image), 2 * new_length
+    centre = np.arange(1, unit, 2) * length
+    reach = max(length, new_length)
+    start, end = np.maximum(centre - reach, 0), np.minimum(centre + reach, unit * length)
     before = np.cumsum(image, axis=0) - image
 
-    def sum_until(position: NDArray[np.float64]) -> NDArray[np.float64]:
-        row = np.minimum(position.astype(np.int64), length - 1)
-        return np.asarray(before[row] + image[row] * (position - row)[:, np.newaxis])
+    def sum_until(position: NDArray[np.int64]) -> NDArray[np.int64]:
+        row = np.minimum(position // unit, length - 1)
+        return np.asarray(before[row] * unit + image[row] * (position - row * unit)[:, np.newaxis])
 
-    return np.asarray((sum_until(end) - sum_until(start)) / (end - start)[:, np.newaxis])
+    return sum_until(end) - sum_until(start), end - start
 
 
 def _centred(resized: _Grey) -> _Grey:

@@ -121,6 +121,33 @@ def test_every_kind_of_file_becomes_the_same_pixels(graph: Graph, name: str) -> 
     np.testing.assert_array_equal(preprocess(data), graph([data])[0])
 
 
+def scrawl(random: np.random.Generator) -> bytes:
+    """A picture as nobody would draw it: any size, any mode, noise and a line or two, perhaps turned."""
+    width, height = (int(side) for side in random.integers(4, 100, 2))
+    paper = random.integers(0, 256)
+    grain = random.normal(0, random.choice([0, 4]), (height, width, 3))
+    image = Image.fromarray((paper + grain).clip(0, 255).astype(np.uint8))
+    ink = (int(paper) + 128) % 256
+    for line in random.uniform(0, 1, (2, 2, 2)) * (width, height):
+        ImageDraw.Draw(image).line([*map(tuple, line)], fill=(ink, ink, ink), width=1 + min(width, height) // 9)
+    exif = Image.Exif()
+    exif[0x0112] = int(random.integers(1, 9))
+    mode = str(random.choice(["1", "L", "P", "RGB", "RGBA", "CMYK"]))
+    if mode in {"CMYK", "RGB"}:
+        return encoded(image.convert(mode), "JPEG", exif=exif, quality=int(random.integers(5, 60)))
+    return encoded(image.convert(mode), exif=exif)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_scrawls_become_the_same_pixels_to_the_last_bit(graph: Graph, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    files = [scrawl(random) for _ in range(100)]
+    images, errors = preprocess_many(files)
+    good = [data for index, data in enumerate(files) if index not in errors]
+    assert len(good) > 50
+    np.testing.assert_array_equal(images, graph(good))
+
+
 REFUSED = {
     "blank paper": (encoded(Image.new("L", (90, 120), 240)), "No ink"),
     "text": (b"hello, world", "no JPEG, PNG, GIF or BMP"),

@@ -1,7 +1,7 @@
 """Any picture of one digit to what the model reads: docs/preprocessing.md as TensorFlow operations.
 
 It becomes part of the served graph (signature `image_bytes`). The client carries the same specification in NumPy and
-Pillow. Up to the resampling every step is integer arithmetic: the two give the same pixels, not merely similar ones.
+Pillow. It is integer arithmetic up to the quotients at its end: the two give the same pixels, not merely similar ones.
 """
 
 import tensorflow as tf
@@ -303,26 +303,29 @@ def _resized(crop: tf.Tensor) -> tf.Tensor:
     longest = tf.maximum(height, width)
     new_height = tf.maximum(1, (2 * BOX * height + longest) // (2 * longest))
     new_width = tf.maximum(1, (2 * BOX * width + longest) // (2 * longest))
-    rows = _averaged(tf.cast(crop, tf.float64), new_height)
-    resized = tf.transpose(_averaged(tf.transpose(rows), new_width))
+    rows, heights = _summed(tf.cast(crop, tf.int64), new_height)
+    columns, widths = _summed(tf.transpose(rows), new_width)
+    area = heights[:, tf.newaxis] * widths
+    resized = tf.cast(tf.transpose(columns), tf.float64) / tf.cast(area, tf.float64)
     return tf.cast(tf.floor(resized * (255.0 / tf.reduce_max(resized)) + 0.5), tf.int32)
 
 
-def _averaged(image: tf.Tensor, new_length: tf.Tensor) -> tf.Tensor:
-    """The rows averaged to so many: differences of running sums, read between the rows."""
-    length = tf.cast(tf.shape(image)[0], tf.float64)
-    step = length / tf.cast(new_length, tf.float64)
-    reach = tf.maximum(step, 1.0) / 2.0
-    centre = (tf.cast(tf.range(new_length), tf.float64) + 0.5) * step
-    start, end = tf.maximum(centre - reach, 0.0), tf.minimum(centre + reach, length)
+def _summed(image: tf.Tensor, new_length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The rows summed up to so many, and how much of a row each sum covers, in units of 1 / (2 new_length) row.
+
+    In that unit all positions are whole numbers; the sums are differences of running sums, read between the rows.
+    """
+    length, unit = tf.cast(tf.shape(image)[0], tf.int64), tf.cast(2 * new_length, tf.int64)
+    centre = tf.range(1, unit, 2) * length
+    reach = tf.maximum(length, unit // 2)
+    start, end = tf.maximum(centre - reach, 0), tf.minimum(centre + reach, unit * length)
     before = tf.cumsum(image, exclusive=True)
 
     def sum_until(position: tf.Tensor) -> tf.Tensor:
-        row = tf.minimum(tf.floor(position), length - 1.0)
-        index = tf.cast(row, tf.int32)
-        return tf.gather(before, index) + tf.gather(image, index) * (position - row)[:, tf.newaxis]
+        row = tf.minimum(position // unit, length - 1)
+        return tf.gather(before, row) * unit + tf.gather(image, row) * (position - row * unit)[:, tf.newaxis]
 
-    return (sum_until(end) - sum_until(start)) / (end - start)[:, tf.newaxis]
+    return sum_until(end) - sum_until(start), end - start
 
 
 def _centred(resized: tf.Tensor) -> tf.Tensor:
