@@ -91,7 +91,7 @@ def _grey(data: tf.Tensor) -> tf.Tensor:
         format_index,
         [
             lambda: _luma(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE", fancy_upscaling=True)),
-            lambda: _luma(_over_white(_opaque(tf.io.decode_png(data, channels=4), bits=header[24]))),
+            lambda: _luma(_over_white(tf.io.decode_png(data, channels=4), bits=header[24])),
             lambda: _luma(tf.io.decode_image(data, expand_animations=False)),
             lambda: _luma(tf.io.decode_image(data, expand_animations=False)),
         ],
@@ -102,17 +102,19 @@ def _pair(shape: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return shape[0], shape[1]
 
 
-def _opaque(rgba: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
-    """Undoes a slip of TensorFlow's decoder: opaque pixels of 1, 2 and 4 bits come with alpha 1, 3 and 15."""
-    filler = tf.bitwise.left_shift(tf.constant(1, tf.int64), tf.minimum(bits, 8)) - 1
-    alpha = tf.where(tf.cast(rgba[..., 3:], tf.int64) == filler, tf.constant(255, rgba.dtype), rgba[..., 3:])
-    return tf.concat([rgba[..., :3], alpha], -1)
+def _over_white(rgba: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """Alpha over white: of uint8 [height, width, 4] the first three channels, int32."""
+    # A slip of TensorFlow's decoder: opaque pixels of 1, 2 and 4 bits come with alpha 1, 3 and 15.
+    filler = tf.cast(tf.bitwise.left_shift(tf.constant(1, tf.int64), tf.minimum(bits, 8)) - 1, tf.uint8)
+    is_opaque = (rgba[..., 3:] == 255) | (rgba[..., 3:] == filler)
+    colour = tf.cast(rgba[..., :3], tf.int32)
 
+    def blended() -> tf.Tensor:
+        alpha = tf.where(is_opaque, 255, tf.cast(rgba[..., 3:], tf.int32))
+        blend = colour * alpha + 255 * (255 - alpha) + 128
+        return tf.bitwise.right_shift(blend + tf.bitwise.right_shift(blend, 8), 8)
 
-def _over_white(rgba: tf.Tensor) -> tf.Tensor:
-    colour, alpha = tf.cast(rgba[..., :3], tf.int32), tf.cast(rgba[..., 3:], tf.int32)
-    blend = colour * alpha + 255 * (255 - alpha) + 128
-    return (blend + blend // 256) // 256
+    return tf.cond(tf.reduce_all(is_opaque), lambda: colour, blended)
 
 
 def _luma(image: tf.Tensor) -> tf.Tensor:
@@ -120,7 +122,7 @@ def _luma(image: tf.Tensor) -> tf.Tensor:
     channels = tf.cast(image, tf.int32)
     last = tf.shape(channels)[2] - 1
     red, green, blue = (channels[..., tf.minimum(index, last)] for index in range(3))
-    return (red * 19595 + green * 38470 + blue * 7471 + 32768) // 65536
+    return tf.bitwise.right_shift(red * 19595 + green * 38470 + blue * 7471 + 32768, 16)
 
 
 def _shrunk(grey: tf.Tensor) -> tf.Tensor:
@@ -251,7 +253,7 @@ def _ink(grey: tf.Tensor) -> tf.Tensor:
     slope_x = tf.where(is_plane, (right - left) * 32768 // tf.maximum(1, width - across), 0)
     y = tf.range(1 - height, height, 2) * slope_y
     x = tf.range(1 - width, width, 2) * slope_x
-    rest = grey - (level * 16384 + 32768 + y[:, tf.newaxis] + x) // 65536
+    rest = grey - tf.bitwise.right_shift(level * 16384 + 32768 + y[:, tf.newaxis] + x, 16)
 
     light = tf.reduce_sum(tf.cast(rest * rest * rest, tf.int64)) > 0
     noise = tf.maximum(MIN_NOISE, _quantile(tf.abs(tf.concat(border(rest), 0)), 98) * 3 // 2)
