@@ -157,8 +157,10 @@ class Batcher:
             raise invalid_argument(
                 f"Task size {size} is larger than maximum input batch size {self._parameters.max_batch_size}"
             )
+        if not size:  # for which the genuine server would never answer
+            raise invalid_argument("The batch is empty, and a model that gathers batches runs none. Send an example")
         # What does not fit the signature runs by itself, so that it cannot spoil a run for others.
-        return Admission(size, size == 0 or not fits)
+        return Admission(size, not fits)
 
     def most_together(self, admission: Admission) -> int:
         """How many requests so admitted to submit as one: what a run on the event loop takes; 1 if theirs is none."""

@@ -16,6 +16,7 @@ from pyvoy._server import PyvoyServer, get_envoy_environ
 
 from glyph_serving import workers
 from glyph_serving.config import ServerConfig
+from glyph_serving.errors import error_page
 from glyph_serving.flags import Flags
 from glyph_serving.tls import TlsConfig
 
@@ -234,7 +235,7 @@ def _grpc_options() -> dict[str, Any]:
 
 
 def _rest_options(flags: Flags) -> dict[str, Any]:
-    page = "<HTML><HEAD>\n<TITLE>{0}</TITLE>\n</HEAD><BODY>\n<H1>{1}</H1>\n</BODY></HTML>\n"
+    others = [{"filter": _has_status(status), "body_format_override": _page(status)} for status in (404, 501)]
     return {
         "codec_type": "HTTP1",
         "server_header_transformation": "PASS_THROUGH",
@@ -245,17 +246,19 @@ def _rest_options(flags: Flags) -> dict[str, Any]:
             "accept_http_10": True,
             "default_host_for_http_10": "localhost",
             "allow_custom_methods": True,  # answered with 501 by the application
+            "allow_chunked_length": True,  # the chunks count
             # A body in another protocol would never end. Asked to change to one, the server goes on as it is.
             "ignore_http_11_upgrade": [{"safe_regex": {"regex": "(?s).*"}}],
         },
         "local_reply_config": {
-            "mappers": [_refused_path(400), _late_body()],
-            "body_format": {
-                "text_format_source": {"inline_string": page.format("%RESPONSE_CODE% Bad Request", "Bad Request")},
-                "content_type": "text/html",
-            },
+            "mappers": [_refused_path(400), _late_body(), *others],
+            "body_format": _page(400),
         },
     }
+
+
+def _page(status: int) -> dict[str, Any]:
+    return {"text_format_source": {"inline_string": error_page(status)}, "content_type": "text/html"}
 
 
 def execute(config: ServerConfig, arguments: Sequence[str]) -> NoReturn:

@@ -1,6 +1,7 @@
 """Errors as TensorFlow Serving tells them: a canonical code and a message, the same on gRPC and REST."""
 
 from enum import IntEnum
+from http import HTTPStatus
 
 
 class Code(IntEnum):
@@ -93,3 +94,9 @@ def from_tensorflow(error: Exception) -> ServingError:
     if isinstance(code, int):
         return ServingError(Code(code), str(getattr(error, "message", error)))
     return ServingError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+def error_page(status: int) -> str:
+    """What the genuine server's HTTP library answers with an HTTP status, where no error of TensorFlow Serving is."""
+    phrase = HTTPStatus(status).phrase
+    return f"<HTML><HEAD>\n<TITLE>{status} {phrase}</TITLE>\n</HEAD><BODY>\n<H1>{phrase}</H1>\n</BODY></HTML>\n"

@@ -69,7 +69,7 @@ def _add_feature_value(name: str, value: Any, feature: feature_pb2.Feature) -> N
         expected = present.removesuffix("_list")
         raise invalid_argument(f"Unexpected element type in feature: {name} expecting type: {expected}")
     if kind == "int64" and value >= 2**63:
-        raise invalid_argument(f"Feature: {name} has uint64 element. Only int64 is supported.")
+        raise invalid_argument(f"Feature: {name} has uint64_t element. Only int64_t is supported.")
     if isinstance(value, Object):
         value = decode_base64_object(value)
     getattr(feature, field).value.append(value)

@@ -146,7 +146,7 @@ def _array_in_order(spec: TensorSpec, value: Any, has_words: bool) -> Array:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise _OutOfOrder
         with np.errstate(over="ignore"):
-            return array.astype(dtype)
+            return array.astype(np.float64).astype(dtype)  # by way of double, as RapidJSON does
     if dtype.kind in "iu" and array.dtype.kind in "iu" and array.size and not has_words:
         limits = np.iinfo(dtype)
         if array.min() < limits.min or array.max() > limits.max:

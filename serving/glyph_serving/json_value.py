@@ -9,10 +9,10 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from glyph_serving.errors import ServingError, invalid_argument
+from glyph_serving.grisu import digits_of
 
 MAX_DEPTH = 10_000  # arrays and objects within one another; tensors have at most 254 dimensions
 _BOM = b"\xef\xbb\xbf"
@@ -69,7 +69,8 @@ def parse(text: bytes) -> Any:
     if not text:
         raise invalid_argument("JSON Parse error: The document is empty")
     reader = _Reader(text)
-    reader.take(_BOM)
+    for byte in _BOM:  # each by itself, there or not
+        reader.take(bytes([byte]))
     reader.skip()
     if reader.peek() in b"\0]},:":
         raise reader.error("The document is empty.", reader.at)
@@ -221,10 +222,14 @@ class _Reader:
     def _number(self) -> int | float:
         start = self.at
         match = _NUMBER.match(self._text, start)
-        if match is None:
-            return self._nan_or_infinity()
-        self.at = match.end()
-        sign, whole = match.groups()
+        if match is not None:
+            self.at = match.end()
+            sign, whole = match.groups()
+        else:
+            word = self._nan_or_infinity()
+            if self.peek() not in b".eE":
+                return word
+            sign, whole = b"-" * self._text.startswith(b"-", start), b"0"  # the word does not count then
         fraction = exponent = None
         if self.take(b"."):
             fraction = self._digits("Miss fraction part in number.")
@@ -381,18 +386,19 @@ def quote(value: bytes) -> str:
 
 
 def _double_text(value: float) -> str:
-    """A number in RapidJSON's notation: the shortest digits, an exponent only from 1e21 and below 1e-6."""
+    """A number in RapidJSON's notation: its digits, an exponent only from 1e21 and below 1e-6."""
     if not math.isfinite(value):
         return ""
-    sign, digit_tuple, power = Decimal(repr(value)).normalize().as_tuple()
-    digits = "".join(map(str, digit_tuple))
-    point = len(digits) + int(power)  # where the decimal point lies, counted from the first digit
+    if value == 0:
+        return "-0.0" if math.copysign(1, value) < 0 else "0.0"
+    digits, power = digits_of(abs(value))
+    point = len(digits) + power  # where the decimal point lies, counted from the first digit
     if 0 < point <= 21:
         text = digits.ljust(point, "0")
         text = f"{text[:point]}.{text[point:] or '0'}"
     elif -6 < point <= 0:
-        text = f"0.{'0' * -point}{digits}" if value else "0.0"
+        text = f"0.{'0' * -point}{digits}"
     else:
         fraction = f".{digits[1:]}" if len(digits) > 1 else ""
         text = f"{digits[0]}{fraction}e{point - 1}"
-    return f"-{text}" if sign else text
+    return f"-{text}" if value < 0 else text

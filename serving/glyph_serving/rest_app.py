@@ -17,7 +17,7 @@ from tensorflow_serving.apis import classification_pb2, input_pb2, model_pb2, re
 from glyph_serving import classify, inference, json_answer
 from glyph_serving.config import ServerConfig
 from glyph_serving.cors import Cors, is_preflight
-from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.errors import Code, ServingError, error_page, invalid_argument
 from glyph_serving.fleet import Fleet
 from glyph_serving.gate import Gate, Headers, Live, Receive, Send, TooLargeError, request_id
 from glyph_serving.harness import Loaded
@@ -118,9 +118,9 @@ class RestApp:
         method = scope["method"]
         path = _path(scope)
         if method not in _METHODS:
-            return Answer(501, _HTML, _page("501 Not Implemented", "Not Implemented"))
+            return Answer(501, _HTML, error_page(501).encode())
         if not _URI.fullmatch(path):
-            return Answer(400, _HTML, _page("400 Bad Request", "Bad Request"))
+            return Answer(400, _HTML, error_page(400).encode())
         if path.partition("?")[0] == self._metrics_path:
             return await self._exposition(path)
         if path == "/healthz":
@@ -130,7 +130,7 @@ class RestApp:
         if not _API.fullmatch(path):
             with contextlib.suppress(TooLargeError):
                 await self._gate.read(receive)
-            return Answer(404, _HTML, _page("404 Not Found", "Not Found"))
+            return Answer(404, _HTML, error_page(404).encode())
         if method == "OPTIONS":
             return Answer(200 if is_preflight(scope["headers"]) else 400, _PLAIN_HTML, b"")
         try:
@@ -294,7 +294,3 @@ def _proto_json(message: ProtoMessage) -> str:
         json_format.MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True),
         indent=1,
     )
-
-
-def _page(title: str, heading: str) -> bytes:
-    return f"<HTML><HEAD>\n<TITLE>{title}</TITLE>\n</HEAD><BODY>\n<H1>{heading}</H1>\n</BODY></HTML>\n".encode()

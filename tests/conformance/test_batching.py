@@ -58,6 +58,11 @@ def test_refuses_a_scalar(batching: dict[str, Server]) -> None:
     assert outcome(batching["splitting"]) == RECORDED["scalar"]
 
 
+def test_refuses_an_empty_batch(batching: dict[str, Server]) -> None:
+    # The genuine server lets it wait until its deadline.
+    assert outcome(batching["splitting"], 0, 28, 28, 1).startswith("INVALID_ARGUMENT: The batch is empty")
+
+
 def test_refuses_what_the_queue_cannot_hold(batching: dict[str, Server]) -> None:
     with ThreadPoolExecutor(32) as callers:
         outcomes = set(callers.map(lambda _: outcome(batching["tiny queue"], 2, 28, 28, 1), range(64)))

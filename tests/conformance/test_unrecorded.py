@@ -5,6 +5,7 @@ import gzip
 import http.client
 import json
 import re
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -146,6 +147,16 @@ def predict(server: Server, body: bytes) -> tuple[int, Any]:
     return status, next(iter(json.loads(answer.decode("utf-8", "surrogateescape")).values()))
 
 
+def raw(server: Server, request: str) -> str:
+    """The answer, headers and all, to what is sent as it stands."""
+    host, _, port = server.rest.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(request.encode())
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        return f"HTTP/1.1 {response.status}\n{response.read().decode()}"
+
+
 def strings(*instances: str) -> bytes:
     return f'{{"signature_name": "strs", "instances": [{", ".join(instances)}]}}'.encode()
 
@@ -182,6 +193,9 @@ ELEMENT = "Failed to process element: 0 key: %s of 'instances' list. Error: INVA
         (b"\0{}", "JSON Parse error: The document is empty. at offset: 0"),
         (b" ]", "JSON Parse error: The document is empty. at offset: 1"),
         (b"?]", "JSON Parse error: Invalid value. at offset: 0"),
+        (b'{"instances": [[Inf.]]}', "JSON Parse error: Miss fraction part in number. at offset: 20"),
+        (b'{"instances": [[NaNe]]}', "JSON Parse error: Miss exponent in number. at offset: 20"),
+        (b"\xbb", "JSON Parse error: The document is empty. at offset: 1"),
         (b'{"instances": ["a\x01"]}', "JSON Parse error: Invalid escape character in string. at offset: 17"),
     ],
 )
@@ -206,8 +220,62 @@ def test_another_protocol_is_not_changed_to(server: Server, protocol: str, body:
         connection.close()
 
 
-def test_a_byte_order_mark_is_skipped(server: Server) -> None:
-    assert predict(server, b'\xef\xbb\xbf{"instances": [[1.0]]}') == (200, [[2.5]])
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b"\xef", b"\xbb\xbf"])
+def test_a_byte_order_mark_is_skipped_and_any_part_of_it(server: Server, mark: bytes) -> None:
+    assert predict(server, mark + b'{"instances": [[1.0]]}') == (200, [[2.5]])
+
+
+def test_a_number_goes_on_after_a_word_that_then_counts_as_0(server: Server) -> None:
+    body = b'{"instances": [[Infinity.5], [-Inf.5], [NaNe5]]}'
+    assert predict(server, body) == (200, [[2.25], [1.75], [2.0]])
+
+
+def test_a_whole_number_becomes_a_float_by_way_of_a_double(server: Server) -> None:
+    assert predict(server, b'{"instances": [[1152921573326323713]]}') == (200, [[5.76460752e17]])
+
+
+# What RapidJSON 1.1.0 writes of them; the last digit is not always the nearest.
+NUMBERS = {
+    "18446744073709551616": "18446744073709553000.0",
+    "36893488147419103232": "36893488147419107000.0",
+    "-13239423838840553618": "-13239423838840554000.0",
+    "1e19": "10000000000000000000.0",
+    "1e23": "9.999999999999999e22",
+    "1e300": "1e300",
+    "0.30000000000000004": "0.30000000000000007",
+    "1.0000000000000002": "1.0000000000000003",
+    "1e-45": "1.0000000000000002e-45",
+    "0.000001": "0.000001",
+    "1234.5": "1234.5",
+    "-0.0": "-0.0",
+    "4503599627370496.5": "4503599627370497.0",
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_numbers_in_messages_are_written_as_rapidjson_does(server: Server, number: str) -> None:
+    body = f'{{"signature_name": "strs", "inputs": {number}}}'.encode()
+    message = f"JSON Value: {NUMBERS[number]} Type: Number is not of expected type: string"
+    assert predict(server, body) == (400, message)
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("OPTIONS * HTTP/1.1\r\nHost: x", "404 Not Found"),
+        ("GET /v1/models/digits HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip", "501 Not Implemented"),
+    ],
+)
+def test_what_never_reaches_the_api_is_answered_with_a_page(server: Server, head: str, status: str) -> None:
+    answer = raw(server, f"{head}\r\n\r\n")
+    assert f"<TITLE>{status}</TITLE>" in answer
+
+
+def test_of_a_length_and_chunks_the_chunks_count(server: Server) -> None:
+    head = f"POST {HALF_PLUS_TWO}:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 3"
+    answer = raw(server, f'{head}\r\n\r\n13\r\n{{"instances":[[1]]}}\r\n0\r\n\r\n')
+    assert answer.startswith("HTTP/1.1 200")
+    assert "[2.5]" in answer
 
 
 def test_an_input_named_twice_in_a_row_counts_the_first_time(server: Server) -> None:
@@ -226,7 +294,7 @@ def test_a_low_surrogate_alone_is_taken(server: Server) -> None:
     [
         (b'{"x": [1.0, 18446744073709551615]}', "Unexpected element type in feature: x expecting type: float"),
         (b'{"x": [1.0, {"b64": "!"}]}', "Unexpected element type in feature: x expecting type: float"),
-        (b'{"x": [1, 18446744073709551615]}', "Feature: x has uint64 element. Only int64 is supported."),
+        (b'{"x": [1, 18446744073709551615]}', "Feature: x has uint64_t element. Only int64_t is supported."),
         (b'{"x": [{"b64": "!"}]}', "Unable to base64 decode"),
     ],
 )
