@@ -5,6 +5,7 @@ is of type ``tfrecord``: files ``<filename_prefix>-<number>.tfrecord``, of which
 workers each writes, and deletes, its own: ``<filename_prefix>-worker-<worker>-<number>.tfrecord``.
 """
 
+import contextlib
 import os
 import queue
 import random
@@ -23,6 +24,46 @@ from glyph_serving.log import LOGGER
 from glyph_serving.workers import NUMBER_VARIABLE
 
 _WAITING = 1000  # records; what comes faster than the disk takes it is left out
+_FRAME_BYTES = 16  # around a record: its length and two checksums
+
+
+class _File:
+    """A file of whole records, also when the disk is full.
+
+    Attributes:
+        path: Where it is; something empty is there already.
+        size: Of its records, in bytes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self._writer: Any = None
+
+    def write(self, record: bytes) -> None:
+        """Appends a record, or fails, and leaves the file closed and with the records that it had."""
+        try:
+            if self._writer is None:
+                self._writer = tf_record.TFRecordWriter(str(self.path))
+            self._writer.write(record)
+            self._writer.flush()
+        except Exception:
+            with contextlib.suppress(Exception):  # it tries once more to write what the disk has not taken
+                self.close()
+            os.truncate(self.path, self.size)
+            raise
+        self.size += len(record) + _FRAME_BYTES
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether the next record can go here: one can append only to what is still open."""
+        return self._writer is not None or (not self.size and self.path.exists())
+
+    def close(self) -> None:
+        """Closes the file."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
 
 class RequestLog:
@@ -37,7 +78,9 @@ class RequestLog:
 
     def __init__(self, config: LoggingConfig, file_bytes: int, files: int, count: Callable[[str], None]) -> None:
         self._rate = config.sampling_rate
-        self._prefix = config.filename_prefix
+        self._prefix = Path(config.filename_prefix)
+        worker = os.environ.get(NUMBER_VARIABLE)
+        self._name = self._prefix.name if worker is None else f"{self._prefix.name}-worker-{worker}"
         self._file_bytes = file_bytes
         self._files = files
         self._count = count
@@ -64,53 +107,59 @@ class RequestLog:
         self._writer.join()
 
     def _write(self) -> None:
-        writer = None
-        written = 0
+        file: _File | None = None
         said: type[Exception] | None = None  # why records are not written now, which is told once
         while (record := self._waiting.get()) is not None:
             try:
-                if writer is None:
-                    writer, written = tf_record.TFRecordWriter(str(self._next_file())), 0
-                writer.write(record)
-                written += len(record)
-                if self._waiting.empty():
-                    writer.flush()
-                    said = None
-                if written >= self._file_bytes:
-                    writer.close()
-                    writer = None
+                if file is None:
+                    file = _File(self._next_path())
+                is_first = not file.size
+                file.write(record)
+                if is_first:
+                    self._delete_oldest()
+                if file.size >= self._file_bytes:
+                    file.close()
+                    file = None
+                said = None
             except Exception as error:  # noqa: BLE001 (a full disk must not end the log, let alone the server)
                 if type(error) is not said:
                     LOGGER.warning("requests are not logged under %s: %s", self._prefix, error)
                 said = type(error)
                 self._count(Code.UNKNOWN.name)
-                writer = None
+                if file is not None and not file.takes_more:
+                    file = None
             else:
                 self._count(Code.OK.name)
-        if writer is not None:
-            writer.close()
+        if file is not None:
+            file.close()
+            if not file.size:
+                file.path.unlink(missing_ok=True)
 
-    def _next_file(self) -> Path:
-        """The file to begin; the oldest are deleted."""
-        prefix = Path(self._prefix)
-        worker = os.environ.get(NUMBER_VARIABLE)
-        name = prefix.name if worker is None else f"{prefix.name}-worker-{worker}"
-        own = re.compile(rf"{re.escape(name)}-(\d+)\.tfrecord")  # and not those of a prefix that begins like this one
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        numbered = sorted(
-            (int(match.group(1)), path) for path in prefix.parent.iterdir() if (match := own.fullmatch(path.name))
-        )
-        for _, path in numbered[: max(0, len(numbered) + 1 - self._files)]:
-            path.unlink(missing_ok=True)
+    def _next_path(self) -> Path:
+        """The file to begin, which is there and empty."""
+        self._prefix.parent.mkdir(parents=True, exist_ok=True)
+        numbered = self._numbered()
         number = numbered[-1][0] + 1 if numbered else 1
         while True:
-            path = prefix.with_name(f"{name}-{number:06d}.tfrecord")
+            path = self._prefix.with_name(f"{self._name}-{number:06d}.tfrecord")
             try:
                 path.touch(exist_ok=False)
             except FileExistsError:  # another server, or model, of the same prefix was quicker
                 number += 1
             else:
                 return path
+
+    def _delete_oldest(self) -> None:
+        """Keeps the newest few; to be called once the newest holds something, for nothing may come of one begun."""
+        for _, path in self._numbered()[: -self._files]:
+            path.unlink(missing_ok=True)
+
+    def _numbered(self) -> list[tuple[int, Path]]:
+        """The files of this log, oldest first."""
+        own = re.compile(rf"{re.escape(self._name)}-(\d+)\.tfrecord")  # not those of a prefix that begins like this one
+        return sorted(
+            (int(match.group(1)), path) for path in self._prefix.parent.iterdir() if (match := own.fullmatch(path.name))
+        )
 
 
 class RequestLogs:

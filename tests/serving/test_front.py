@@ -277,7 +277,7 @@ def test_requests_are_logged_as_records_that_a_warm_up_replays(
 
     def oldest_record() -> bytes | None:
         files = sorted(folder.glob("requests-*.tfrecord"))
-        assert 1 <= len(files) <= 3  # the oldest are gone
+        assert 1 <= len(files) <= 3 + 1  # the oldest are gone, as soon as the newest holds something
         with contextlib.suppress(tf.errors.NotFoundError):  # gone since, for the last requests are still being written
             found: bytes | None = next(iter(tf.data.TFRecordDataset([str(files[0])]).as_numpy_iterator()), None)
             return found
