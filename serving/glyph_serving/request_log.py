@@ -11,7 +11,7 @@ import queue
 import random
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,39 +74,62 @@ class RequestLog:
         file_bytes: The size at which the next file is begun.
         files: How many files are kept.
         count: Told how every record went, by the name of a status code.
+        after: Logs of the same files: closed before anything is written, for two would delete each other's.
+
+    Attributes:
+        config: What was given; another may take its place that differs in the rate only.
     """
 
-    def __init__(self, config: LoggingConfig, file_bytes: int, files: int, count: Callable[[str], None]) -> None:
-        self._rate = config.sampling_rate
+    def __init__(
+        self,
+        config: LoggingConfig,
+        file_bytes: int,
+        files: int,
+        count: Callable[[str], None],
+        after: Iterable["RequestLog"] = (),
+    ) -> None:
+        self.config = config
         self._prefix = Path(config.filename_prefix)
         worker = os.environ.get(NUMBER_VARIABLE)
         self._name = self._prefix.name if worker is None else f"{self._prefix.name}-worker-{worker}"
         self._file_bytes = file_bytes
         self._files = files
         self._count = count
-        self._waiting: queue.Queue[bytes | None] = queue.Queue(_WAITING)
-        self._writer = threading.Thread(target=self._write, name="request log", daemon=True)
+        self._waiting: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # never full, so that no end waits
+        self._writer = threading.Thread(target=self._write, args=(after,), name="request log", daemon=True)
         self._writer.start()
 
     @property
     def sampled(self) -> bool:
         """Whether this time a request is to be logged."""
-        return self._rate >= 1 or random.random() < self._rate  # noqa: S311 (a sample, not a secret)
+        rate = self.config.sampling_rate
+        return rate >= 1 or random.random() < rate  # noqa: S311 (a sample, not a secret)
 
     def add(self, log: prediction_log_pb2.PredictionLog) -> None:
         """Has a record written; leaves it out if too many wait for the disk."""
-        log.log_metadata.sampling_config.sampling_rate = self._rate
-        try:
-            self._waiting.put_nowait(log.SerializeToString())
-        except queue.Full:
+        log.log_metadata.sampling_config.sampling_rate = self.config.sampling_rate
+        if self._waiting.qsize() < _WAITING:
+            self._waiting.put(log.SerializeToString())
+        else:
             self._count(Code.RESOURCE_EXHAUSTED.name)
+
+    def end(self) -> None:
+        """Has what still waits written, and the file closed, but waits for neither."""
+        self._waiting.put(None)
 
     def close(self) -> None:
         """Writes what still waits."""
-        self._waiting.put(None)
+        self.end()
         self._writer.join()
 
-    def _write(self) -> None:
+    @property
+    def has_ended(self) -> bool:
+        """Whether everything is written."""
+        return not self._writer.is_alive()
+
+    def _write(self, after: Iterable["RequestLog"]) -> None:
+        for log in after:
+            log.close()
         file: _File | None = None
         said: type[Exception] | None = None  # why records are not written now, which is told once
         while (record := self._waiting.get()) is not None:
@@ -183,24 +206,21 @@ class RequestLogs:
         self._file_bytes = file_bytes
         self._files = files
         self._count = count
-        self._logs: dict[tuple[str, LoggingConfig], RequestLog] = {}
+        self._logs: dict[str, RequestLog] = {}
+        self._ending: list[RequestLog] = []
         self._lock = threading.Lock()
 
     def has(self, model: str) -> bool:
-        """Whether a model has a log."""
-        return self._find(model) is not None
+        """Whether a model has a log, which may be one to be closed."""
+        return self._find(model) is not None or model in self._logs
 
     def sample(self, model: str) -> RequestLog | None:
         """Where to log a request of a model; None if it is not to be logged."""
-        config = self._find(model)
-        if config is None:
+        if not self.has(model):
             return None
         with self._lock:
-            log = self._logs.get((model, config))
-            if log is None:
-                log = RequestLog(config, self._file_bytes, self._files, lambda status: self._count(model, status))
-                self._logs[model, config] = log
-        return log if log.sampled else None
+            log = self._current(model)
+        return log if log is not None and log.sampled else None
 
     def record(self, model: str, kind: str, request: Any, response: Any) -> None:
         """Logs a request of a kind (``classify_log`` and so on) and its answer, if it is to be logged."""
@@ -216,6 +236,41 @@ class RequestLogs:
     def close(self) -> None:
         """Writes what still waits."""
         with self._lock:
-            logs, self._logs = list(self._logs.values()), {}
+            logs = [*self._ending, *self._logs.values()]
+            self._ending, self._logs = [], {}
         for log in logs:
             log.close()
+
+    def _current(self, model: str) -> RequestLog | None:
+        """The log of a model as it is configured now. With another rate, it goes on in the same files."""
+        config = self._find(model)
+        log = self._logs.get(model)
+        if log is None or not _is_for(log, config):
+            self._end_old({name: self._find(name) for name in self._logs} | {model: config})
+            log = None
+        if config is None:
+            return None
+        if log is None:
+            log = RequestLog(
+                config,
+                self._file_bytes,
+                self._files,
+                lambda status: self._count(model, status),
+                [ending for ending in self._ending if _is_for(ending, config)],
+            )
+            self._logs[model] = log
+        log.config = config
+        return log
+
+    def _end_old(self, configs: Mapping[str, LoggingConfig | None]) -> None:
+        """Ends the logs of models that are gone, or whose requests are logged elsewhere now or no more."""
+        for model, log in list(self._logs.items()):
+            if not _is_for(log, configs[model]):
+                log.end()
+                self._ending.append(self._logs.pop(model))
+        self._ending = [log for log in self._ending if not log.has_ended]
+
+
+def _is_for(log: RequestLog, config: LoggingConfig | None) -> bool:
+    """Whether a log is of the files of a configuration."""
+    return config is not None and config.filename_prefix == log.config.filename_prefix

@@ -4,12 +4,13 @@ import contextlib
 import queue
 import resource
 import shutil
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from glyph_serving.config import LoggingConfig
-from glyph_serving.request_log import RequestLog
+from glyph_serving.request_log import RequestLog, RequestLogs
 from tensorflow.python.lib.io import tf_record
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -114,3 +115,154 @@ def test_a_log_that_ends_on_a_full_disk_leaves_no_empty_file(tmp_path: Path) -> 
         log.close()
     assert counted.get_nowait() == "UNKNOWN"
     assert not list(tmp_path.iterdir())
+
+
+class Configured:
+    """The logs, of two files each, of models that are configured, again and again, as a test says."""
+
+    def __init__(
+        self, folder: Path, count: Callable[[str, str], None] = lambda *_: None, file_bytes: int = 10**6
+    ) -> None:
+        self._folder = folder
+        self._configs: dict[str, LoggingConfig] = {}
+        self._others = set(threading.enumerate())
+        self.logs = RequestLogs(self._configs.get, file_bytes, files=2, count=count)
+
+    def configure(self, model: str, prefix: str | None, rate: float = 1) -> None:
+        """Has the requests of a model logged under a prefix; None: no more."""
+        if prefix is None:
+            del self._configs[model]
+        else:
+            self._configs[model] = LoggingConfig(str(self._folder / prefix), rate)
+
+    def add(self, model: str, name: str) -> None:
+        """Logs a request that is known by the name in it."""
+        log = self.logs.sample(model)
+        assert log is not None
+        log.add(record_of(name))
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """Those that write."""
+        return [thread for thread in threading.enumerate() if thread not in self._others]
+
+    def names(self) -> dict[str, list[str]]:
+        """The names in each file."""
+        read = prediction_log_pb2.PredictionLog.FromString
+        return {
+            path.name: [
+                read(record).predict_log.request.model_spec.name for record in tf_record.tf_record_iterator(str(path))
+            ]
+            for path in sorted(self._folder.iterdir())
+        }
+
+
+def record_of(name: str) -> prediction_log_pb2.PredictionLog:
+    record = prediction_log_pb2.PredictionLog()
+    record.predict_log.request.model_spec.name = name
+    return record
+
+
+def wait_for_ends(threads: Sequence[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+
+def test_another_rate_changes_neither_the_file_nor_the_thread(tmp_path: Path) -> None:
+    configured = Configured(tmp_path)
+    configured.configure("digits", "a")
+    configured.add("digits", "first")
+    configured.configure("digits", "a", rate=0)
+    assert configured.logs.sample("digits") is None
+    configured.configure("digits", "a")
+    configured.add("digits", "second")
+    assert len(configured.threads) == 1
+    configured.logs.close()
+    assert configured.names() == {"a-000001.tfrecord": ["first", "second"]}
+
+
+def test_a_log_is_closed_when_requests_are_logged_elsewhere(tmp_path: Path) -> None:
+    configured = Configured(tmp_path)
+    configured.configure("digits", "a")
+    configured.add("digits", "first")
+    old = configured.threads
+    configured.configure("digits", "b")
+    configured.add("digits", "second")
+    wait_for_ends(old)
+    configured.logs.close()
+    assert configured.names() == {"a-000001.tfrecord": ["first"], "b-000001.tfrecord": ["second"]}
+
+
+def test_a_log_is_closed_when_requests_are_logged_no_more(tmp_path: Path) -> None:
+    configured = Configured(tmp_path)
+    configured.configure("digits", "a")
+    configured.add("digits", "first")
+    configured.configure("digits", None)
+    assert configured.logs.has("digits")  # or else nobody would ask for it, which is when it is closed
+    assert configured.logs.sample("digits") is None
+    assert not configured.logs.has("digits")
+    wait_for_ends(configured.threads)
+    assert configured.names() == {"a-000001.tfrecord": ["first"]}
+
+
+def test_the_log_of_a_model_that_is_gone_is_closed_with_the_next_that_is_opened(tmp_path: Path) -> None:
+    configured = Configured(tmp_path)
+    configured.configure("digits", "a")
+    configured.add("digits", "first")
+    old = configured.threads
+    configured.configure("digits", None)
+    configured.configure("letters", "b")
+    configured.add("letters", "second")
+    wait_for_ends(old)
+    configured.logs.close()
+    assert configured.names() == {"a-000001.tfrecord": ["first"], "b-000001.tfrecord": ["second"]}
+
+
+def test_nobody_waits_for_a_disk_to_log_elsewhere(tmp_path: Path) -> None:
+    busy, left_out, disk_is_quick = threading.Event(), threading.Event(), threading.Event()
+    in_time: list[bool] = []  # and not only once the disk has been given up
+
+    def count(model: str, status: str) -> None:
+        if status == "RESOURCE_EXHAUSTED":
+            left_out.set()
+        else:
+            busy.set()
+            in_time.append(disk_is_quick.wait(timeout=30))
+
+    configured = Configured(tmp_path, count)
+    configured.configure("digits", "a")
+    configured.add("digits", "first")
+    assert busy.wait(timeout=30)
+    while not left_out.is_set():
+        configured.add("digits", "first")
+    old = configured.threads
+    configured.configure("digits", "b")
+    configured.add("digits", "second")
+    disk_is_quick.set()
+    configured.logs.close()
+    assert all(in_time)
+    assert not old[0].is_alive()
+    names = configured.names()
+    assert len(names["a-000001.tfrecord"]) > 1000
+    assert names["b-000001.tfrecord"] == ["second"]
+
+
+def test_logs_of_the_same_files_write_one_after_the_other(tmp_path: Path) -> None:
+    later = threading.Event()
+
+    def count(model: str, status: str) -> None:
+        if model == "letters":
+            later.set()
+        else:
+            later.wait(timeout=0.5)  # what is too early comes meanwhile
+
+    configured = Configured(tmp_path, count, file_bytes=1)
+    configured.configure("digits", "a")
+    for name in ("first", "second"):
+        configured.add("digits", name)
+    configured.configure("digits", None)
+    configured.configure("letters", "a")
+    configured.add("letters", "third")
+    configured.logs.close()
+    assert configured.names() == {"a-000002.tfrecord": ["second"], "a-000003.tfrecord": ["third"]}
