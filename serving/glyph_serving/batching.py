@@ -23,7 +23,7 @@ import numpy as np
 from glyph_serving.config import BatchingParameters
 from glyph_serving.durations import Durations
 from glyph_serving.engine import Engine
-from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.errors import Code, ServingError, UnloadedError, invalid_argument
 from glyph_serving.log import LOGGER
 from glyph_serving.servable import Array, Arrays, Signature
 
@@ -187,7 +187,8 @@ class Batcher:
             done: Is given the outputs or an error, on whatever thread the run ended, perhaps before this returns.
 
         Raises:
-            ServingError: What is wrong; ``done`` will not be called.
+            UnloadedError: The version is being unloaded; ``done`` will not be called.
+            ServingError: What else is wrong; ``done`` will not be called.
         """
         size, alone = admission.size * len(since), admission.alone
         if size > self._run_limit and not alone:
@@ -248,7 +249,7 @@ class Batcher:
         limits = self._parameters
         with self._lock:
             if self._closed:
-                raise ServingError(Code.UNAVAILABLE, "The model version is being unloaded. Try again")
+                raise UnloadedError
             if self._waiting and self._waiting_examples + task.size > self._most_batches * limits.max_batch_size:
                 raise ServingError(
                     Code.UNAVAILABLE,

@@ -76,6 +76,13 @@ class ServingError(Exception):
         return f"{self.code.name}: {self.message}"
 
 
+class UnloadedError(ServingError):
+    """A version was unloaded after a request had found it and before it could run; another one takes its place."""
+
+    def __init__(self) -> None:
+        super().__init__(Code.UNAVAILABLE, "The model version is being unloaded. Try again")
+
+
 def invalid_argument(message: str, detail: str = "") -> ServingError:
     """An INVALID_ARGUMENT error, by far the most frequent one."""
     return ServingError(Code.INVALID_ARGUMENT, message, detail)

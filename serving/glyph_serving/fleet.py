@@ -20,8 +20,13 @@ from glyph_serving.harness import State, failure_error
 from glyph_serving.manager import Manager
 from glyph_serving.metrics import Metrics, add_expositions, first_samples
 
-_STATUS, _METRICS, _RELOAD = "/status", "/metrics", "/reload"
-_SECONDS = {_STATUS: 5.0, _METRICS: 5.0, _RELOAD: 600.0}  # the longest that a worker may take; a reload loads models
+_READY, _STATUS, _METRICS, _RELOAD = "/ready", "/status", "/metrics", "/reload"
+_SECONDS = {
+    _READY: 5.0,
+    _STATUS: 5.0,
+    _METRICS: 5.0,
+    _RELOAD: 600.0,
+}  # the longest that a worker may take; a reload loads models
 
 
 class Fleet:
@@ -40,6 +45,14 @@ class Fleet:
         self._others = others
         self._live = live
         self._gate = Gate(2**31 - 1, 0)
+
+    async def ready(self) -> bool:
+        """Whether every model that any worker is to serve has an available version in all of them."""
+        others = [json.loads(answer) for answer in await self._ask(_READY, b"")]
+        models = set(self._manager.model_names).union(*(one["configured"] for one in others))
+        return all(
+            models <= set(available) for available in (self._manager.available(), *(one["available"] for one in others))
+        )
 
     async def status(self, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
         """The states of a model's versions: of each the least that any worker has reached.
@@ -95,6 +108,9 @@ class Fleet:
         try:
             if scope["path"] == _STATUS:
                 answer = inference.status(self._manager, model_pb2.ModelSpec.FromString(body)).SerializeToString()
+            elif scope["path"] == _READY:
+                names = {"configured": self._manager.model_names, "available": list(self._manager.available())}
+                answer = json.dumps(names).encode()
             elif scope["path"] == _METRICS:
                 answer = self._metrics.exposition()
             else:

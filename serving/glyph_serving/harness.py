@@ -79,6 +79,7 @@ class Harness:
         fingerprint: What the folder was like when it failed.
         tries: How often loading it has failed so far.
         retry: What will try again, while it waits for that.
+        elsewhere: Another folder that has come to hold this version, as far as that was told.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Harness:
     fingerprint: object = None
     tries: int = 0
     retry: threading.Timer | None = None
+    elsewhere: Path | None = None
 
     @property
     def settled(self) -> bool:
@@ -124,5 +126,7 @@ def fingerprint(path: Path) -> object:
     try:
         files = [(str(file), file.lstat()) for file in path.rglob("*")]  # a link may lead nowhere
         return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
+    except PermissionError as error:  # it stands still, and loading it will say so
+        return str(error)
     except OSError:
         return time.monotonic()

@@ -44,14 +44,13 @@ class Health:
         ready: Whether every configured model has an available version.
     """
 
-    def __init__(self, ready: Callable[[], bool]) -> None:
+    def __init__(self, ready: Callable[[], Awaitable[bool]]) -> None:
         self._ready = ready
         self.draining = False
 
-    @property
-    def serving(self) -> bool:
+    async def serving(self) -> bool:
         """Whether requests are taken and every model can answer them."""
-        return not self.draining and self._ready()
+        return not self.draining and await self._ready()
 
     async def check(self, payload: bytes, _deadline: float) -> bytes:
         """Answers grpc.health.v1.Health/Check.
@@ -62,7 +61,7 @@ class Health:
         service = _service(payload)
         if service not in SERVICES:
             raise ServingError(Code.NOT_FOUND, "service name unknown")
-        return _response(self._status())
+        return _response(await self._status())
 
     async def watch(
         self, requests: AsyncIterator[bytes], wait_until_gone: Callable[[], Awaitable[None]]
@@ -79,7 +78,7 @@ class Health:
         gone = asyncio.ensure_future(wait_until_gone())  # never cancelled: pyvoy completes what is waited for
         told = None
         while not gone.done():
-            status = self._status() if known else ServingStatus.SERVICE_UNKNOWN
+            status = await self._status() if known else ServingStatus.SERVICE_UNKNOWN
             if status is not told:
                 yield _response(status)
                 told = status
@@ -87,8 +86,8 @@ class Health:
                 return
             await asyncio.wait({gone}, timeout=_WATCH_SECONDS)
 
-    def _status(self) -> "ServingStatus":
-        return ServingStatus.SERVING if self.serving else ServingStatus.NOT_SERVING
+    async def _status(self) -> "ServingStatus":
+        return ServingStatus.SERVING if await self.serving() else ServingStatus.NOT_SERVING
 
 
 def _service(payload: bytes) -> str:

@@ -1,7 +1,9 @@
 """What TensorFlow Serving's services do, independent of the protocol that carries the request."""
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from google.protobuf import any_pb2
@@ -16,7 +18,7 @@ from tensorflow_serving.apis import (
 )
 
 from glyph_serving import tensor_proto
-from glyph_serving.errors import Code, ServingError, invalid_argument
+from glyph_serving.errors import Code, ServingError, UnloadedError, invalid_argument
 from glyph_serving.harness import Loaded
 from glyph_serving.manager import Manager
 from glyph_serving.servable import (
@@ -28,6 +30,8 @@ from glyph_serving.servable import (
     Servable,
     Signature,
 )
+
+T = TypeVar("T")
 
 _OUTPUTS, _MODEL_SPEC = 1, 2  # field numbers of PredictResponse
 _METHODS = (PREDICT_METHOD, CLASSIFY_METHOD, REGRESS_METHOD)
@@ -45,6 +49,17 @@ def find(manager: Manager, spec: model_pb2.ModelSpec) -> Loaded:
     if choice == "version":
         return manager.get(spec.name, version=spec.version.value)
     return manager.get(spec.name, label=spec.version_label if choice else None)
+
+
+async def while_served(answer: Callable[[], Awaitable[T]]) -> T:
+    """What answers a request: anew if the version that it found was unloaded before it could run.
+
+    Args:
+        answer: Finds a version and runs it. One that is being unloaded is no longer found.
+    """
+    while True:
+        with contextlib.suppress(UnloadedError):
+            return await answer()
 
 
 def check_has_spec(request: Message) -> None:

@@ -32,6 +32,19 @@ _ARRIVED = object()  # what a version's folder is like that is no longer looked 
 
 
 @dataclass(frozen=True)
+class _Look:
+    """What the policy of a model wants of what lies on disk.
+
+    Attributes:
+        here: The versions that have arrived.
+        awaited: Whether there are others, which are still being copied.
+    """
+
+    here: Mapping[int, Path]
+    awaited: bool
+
+
+@dataclass(frozen=True)
 class _Routes:
     """The available versions of one model."""
 
@@ -74,6 +87,7 @@ class Manager:
         self._labels: dict[str, Mapping[str, int]] = {}
         self._missing: dict[str, str] = {}
         self._arrivals: dict[Path, dict[int, tuple[object, float]]] = {}  # what new folders were like, and since when
+        self._awaiting: set[str] = set()  # the models of which wanted versions are still being copied
         self._generation = 0  # of the list of models
         self._reconciled = 0  # the generation that the harnesses reflect
         self._wake = threading.Event()
@@ -133,11 +147,6 @@ class Manager:
     def loaded(self) -> list[Loaded]:
         """Everything that can answer at this moment."""
         return [loaded for routes in self._routes.values() for loaded in routes.versions.values()]
-
-    @property
-    def ready(self) -> bool:
-        """Whether every configured model has an available version."""
-        return all(name in self._routes for name in self._models)
 
     def logging(self, name: str) -> LoggingConfig | None:
         """How a model's requests are to be logged; None if they are not."""
@@ -242,19 +251,21 @@ class Manager:
             self._wake.clear()
             with self._changed:
                 generation, models = self._generation, self._models
-            aspired = {name: self._look(model) for name, model in models.items()}
-            self._reconcile(generation, {name: found for name, found in aspired.items() if found is not None})
+            looks = {name: self._look(model) for name, model in models.items()}
+            self._reconcile(generation, {name: look for name, look in looks.items() if look is not None})
             self._wake.wait(self._poll_seconds or None)
 
-    def _look(self, model: ModelConfig) -> dict[int, Path] | None:
+    def _look(self, model: ModelConfig) -> _Look | None:
         """The aspired versions of a model; None when its folder cannot be read, which changes nothing."""
         path = model.base_path
         problem = ""
-        versions: dict[int, Path] | None = None
+        look = None
         try:
             on_disk = versions_on_disk(path)
-            versions = aspired_versions(self._arrived(path, on_disk), model.policy)
-            if not aspired_versions(on_disk, model.policy):
+            here = aspired_versions(self._arrived(path, on_disk), model.policy)
+            wanted = aspired_versions(on_disk, model.policy)
+            look = _Look(here, not wanted.keys() <= here.keys())
+            if not wanted:
                 problem = (
                     f"No versions of servable {model.name} found under base path {path}. Did you forget to name your "
                     "leaf directory as a number (eg. '/1/')?"
@@ -267,7 +278,7 @@ class Manager:
         if problem and self._missing.get(model.name) != problem:
             LOGGER.warning(f"{problem} Looking again every {self._poll_seconds:g} s" if self._poll_seconds else problem)
         self._missing[model.name] = problem
-        return versions
+        return look
 
     def _arrived(self, base_path: Path, on_disk: Mapping[int, Path]) -> dict[int, Path]:
         """The versions that are no longer being copied: those that were there at the first look, or stood still."""
@@ -288,18 +299,21 @@ class Manager:
         self._arrivals[base_path] = arrivals
         return {version: path for version, path in on_disk.items() if arrivals[version][0] is _ARRIVED}
 
-    def _reconcile(self, generation: int, aspired: Mapping[str, Mapping[int, Path]]) -> None:
+    def _reconcile(self, generation: int, looks: Mapping[str, _Look]) -> None:
         with self._changed:
             if self._stopping or generation != self._generation:
                 return
             self._reconciled = generation
-            for name, versions in aspired.items():
-                for version, path in versions.items():
+            self._awaiting = {
+                name for name in self._models if (looks[name].awaited if name in looks else name in self._awaiting)
+            }
+            for name, look in looks.items():
+                for version, path in look.here.items():
                     self._aspire(name, version, path)
             for harness in self._harnesses.values():
                 removed = harness.name not in self._models
                 harness.aspired = not removed and (
-                    harness.version in aspired[harness.name] if harness.name in aspired else harness.aspired
+                    harness.version in looks[harness.name].here if harness.name in looks else harness.aspired
                 )
                 if harness.retry is not None and not harness.aspired:
                     harness.retry.cancel()
@@ -309,6 +323,16 @@ class Manager:
 
     def _aspire(self, name: str, version: int, path: Path) -> None:
         harness = self._harnesses.get((name, version))
+        if harness is not None and harness.path != path:
+            if harness.state is State.AVAILABLE and harness.elsewhere != path:
+                harness.elsewhere = path
+                LOGGER.warning(
+                    f"{name} version {version} goes on being served from {harness.path}, not {path}: what a number "
+                    "stands for does not change. Publish under another one"
+                )
+            if harness.retry is not None:
+                harness.retry.cancel()
+                harness.aspired, harness.state, harness.error = False, State.END, None
         if harness is not None:
             if harness.state is not State.END:
                 return
@@ -326,7 +350,7 @@ class Manager:
                 for other in self._harnesses.values()
             )
             wanted = any(other.aspired and other.name == harness.name for other in self._harnesses.values())
-            if replaced or not wanted:
+            if replaced or not (wanted or harness.name in self._awaiting):
                 harness.state = State.UNLOADING
                 self._publish()
                 self._pool.submit(self._take_down, harness)

@@ -11,6 +11,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from glyph_serving import inference
 from glyph_serving.arrivals import Arrivals
+from glyph_serving.errors import UnloadedError
 from glyph_serving.grpc_app import Call, awaited
 from glyph_serving.harness import Loaded
 from glyph_serving.lookalike import Kind, Lookalikes
@@ -107,6 +108,9 @@ class Predictions:
         deadline = max([call.deadline for call in calls])
         try:
             kind.submit(loaded, [call.message for call in calls], deadline, [call.since for call in calls], done)
+        except UnloadedError:
+            for call in calls:
+                self._parse_and_answer(call)
         except Exception as error:  # noqa: BLE001 (whatever goes wrong, the callers hear of it)
             done(error)
 
@@ -132,7 +136,9 @@ class Predictions:
     async def _parse_and_predict(self, payload: bytes, deadline: float) -> bytes:
         request = predict_pb2.PredictRequest.FromString(payload)
         with self._metrics.request(request.model_spec.name, *_API):
-            answer = await inference.predict(self._manager, request, self._as_content, deadline)
+            answer = await inference.while_served(
+                lambda: inference.predict(self._manager, request, self._as_content, deadline)
+            )
         self._lookalikes.learn(payload, request)
         self._log(request.model_spec.name, payload, answer)
         return answer

@@ -126,7 +126,7 @@ class RestApp:
         if path == "/healthz":
             return Answer(200, _TEXT, b"alive\n")
         if path == "/readyz":
-            return self._readiness()
+            return await self._readiness()
         if not _API.fullmatch(path):
             with contextlib.suppress(TooLargeError):
                 await self._gate.read(receive)
@@ -153,7 +153,7 @@ class RestApp:
             return Answer(400, _TEXT, f"Unexpected path: {path}. Should be {self._metrics_path}".encode())
         return Answer(200, _TEXT, await self._fleet.exposition())
 
-    def _readiness(self) -> Answer:
+    async def _readiness(self) -> Answer:
         if self._health.draining:
             return Answer(503, _TEXT, b"draining\n")
         available = self._manager.available()
@@ -162,7 +162,7 @@ class RestApp:
             versions = available.get(name)
             state = "version " + ", ".join(map(str, versions)) if versions else "not available"
             lines.append(f"{name}: {state}\n")
-        return Answer(200 if self._health.serving else 503, _TEXT, "".join(lines).encode())
+        return Answer(200 if await self._health.serving() else 503, _TEXT, "".join(lines).encode())
 
     async def _process(self, method: str, path: str, body: bytes, headers: Headers) -> bytes:
         if method == "POST" and (match := _PREDICTION.fullmatch(path)):
@@ -172,7 +172,7 @@ class RestApp:
             if verb in answers:
                 inflated = self._inflate(body, headers)
                 with self._metrics.request(spec.name, verb, "REST"):
-                    return await answers[verb](spec, inflated)
+                    return await inference.while_served(lambda: answers[verb](spec, inflated))
         elif method == "GET" and (match := _STATUS.fullmatch(path)):
             name, version, label, metadata = match.groups()
             spec = _model_spec(name or "", version, label)

@@ -76,7 +76,6 @@ class Server:
             Gauge(":glyph:serving:queue_depth", ["model_name", "version", "signature"], self._queue_depths)
         )
         self._metrics.add(Gauge(":tensorflow:serving:mlmd_map", ["model_name", "version"], self._with_ml_metadata))
-        self._health = Health(lambda: self._manager.ready)
         self._logs = RequestLogs(
             self._manager.logging,
             options.request_log_file_bytes,
@@ -87,6 +86,7 @@ class Server:
         crew = workers.sockets(options.workers)
         self._others = crew[1] if crew else ()
         self.fleet = fleet = Fleet(self._manager, self._metrics, self._others, self._live)
+        self._health = Health(fleet.ready)
         self.grpc = self._grpc_app(fleet, self._gates[0])
         self.rest = RestApp(
             config, self._manager, fleet, self._health, self._metrics, self._logs, self._gates[1], self._live
@@ -141,14 +141,15 @@ class Server:
 
     def _start(self) -> None:
         """Opens the ports once the models are available, and says so; ends the process if they cannot be."""
+        options = self._config.flags
+        if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
+            polled = options.model_config_file, options.model_config_file_poll_wait_seconds
+            threading.Thread(target=self._poll_config, args=polled, name="config", daemon=True).start()
         if failures := self._manager.wait_until_settled(self._config.models):
             _fail(failure_error("servable", failures))
         self._models_ready.set()
         if workers.is_first():
             self._announce()
-        options = self._config.flags
-        if options.model_config_file and options.model_config_file_poll_wait_seconds > 0:
-            self._poll_config(options.model_config_file, options.model_config_file_poll_wait_seconds)
 
     def _announce(self) -> None:
         """Says that the server is ready, once all its ports are open and all its workers are there."""

@@ -16,6 +16,7 @@ from glyph_serving import classify, inference
 from glyph_serving.fleet import Fleet
 from glyph_serving.grpc_app import Handler, StreamHandler, awaited
 from glyph_serving.health import CHECK, Health
+from glyph_serving.inference import while_served
 from glyph_serving.manager import Manager
 from glyph_serving.metrics import Metrics
 from glyph_serving.predictions import Predictions
@@ -67,7 +68,7 @@ class Services:
     async def _classify(self, request: classification_pb2.ClassificationRequest, deadline: float) -> Any:
         name = request.model_spec.name
         with self._metrics.request(name, "Classify", "GRPC"):
-            response = await classify.classify(self._manager, request, deadline)
+            response = await while_served(lambda: classify.classify(self._manager, request, deadline))
         self._metrics.count_examples(name, len(response.result.classifications))
         self._logs.record(name, "classify_log", request, response)
         return response
@@ -75,7 +76,7 @@ class Services:
     async def _regress(self, request: regression_pb2.RegressionRequest, deadline: float) -> Any:
         name = request.model_spec.name
         with self._metrics.request(name, "Regress", "GRPC"):
-            response = await classify.regress(self._manager, request, deadline)
+            response = await while_served(lambda: classify.regress(self._manager, request, deadline))
         self._metrics.count_examples(name, len(response.result.regressions))
         self._logs.record(name, "regress_log", request, response)
         return response
@@ -83,7 +84,7 @@ class Services:
     async def _multi_inference(self, request: inference_pb2.MultiInferenceRequest, deadline: float) -> Any:
         name = request.tasks[0].model_spec.name if request.tasks else ""
         with self._metrics.request(name, "MultiInference", "GRPC"):
-            response = await classify.multi_inference(self._manager, request, deadline)
+            response = await while_served(lambda: classify.multi_inference(self._manager, request, deadline))
         first = response.results[0]
         examples = first.classification_result.classifications or first.regression_result.regressions
         self._metrics.count_examples(name, len(examples))
