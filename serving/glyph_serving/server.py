@@ -37,6 +37,7 @@ from glyph_serving.rest_app import RestApp
 from glyph_serving.services import HEALTH_SERVICE, Services, health_handlers, reflection_handlers
 
 _ML_METADATA_KEY = Path("assets.extra") / "mlmd_uuid"
+_EMPTY_TIMES = 2
 _FLUSH_SECONDS = 0.05  # for Envoy to go on writing to a connection that has taken what it was sent
 
 
@@ -221,15 +222,16 @@ class Server:
 
 
 def _wait_until_sent(deadline: float) -> None:
-    """Waits until no connection has anything left to send, or the deadline has passed.
+    """Waits until every connection has had nothing left to send, or the deadline has passed.
 
     What Envoy itself holds back is for a connection whose own buffer is full, and follows as soon as that is empty: so
-    all have to be empty twice.
+    each has to be empty twice in a row. Not all at once: callers may go on asking, and being refused.
     """
-    empty = 0
-    while empty < 2 and time.monotonic() < deadline:
+    empty = dict.fromkeys(_open_sockets(), 0)
+    while empty and time.monotonic() < deadline:
         time.sleep(_FLUSH_SECONDS)
-        empty = empty + 1 if not any(map(_unsent, _open_sockets())) else 0
+        looks = {descriptor: 0 if _unsent(descriptor) else times + 1 for descriptor, times in empty.items()}
+        empty = {descriptor: times for descriptor, times in looks.items() if times < _EMPTY_TIMES}
 
 
 def _open_sockets() -> Iterator[int]:
