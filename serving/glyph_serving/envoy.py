@@ -59,12 +59,12 @@ def configuration(config: ServerConfig) -> dict[str, Any]:
         listeners.append(_listener("grpc", _tcp(flags.address, flags.port), grpc | tls, shared))
     if flags.grpc_socket_path:
         listeners.append(_listener("grpc socket", {"pipe": {"path": flags.grpc_socket_path}}, grpc))
-    if crew := workers.sockets(flags.workers):
-        fleet = _application("fleet", {"codec_type": "HTTP1"}, [], "")
-        listeners.append(_listener("fleet", {"pipe": {"path": str(crew[0])}}, fleet))
     if flags.rest_api_port:
         tls = _tls(config.rest_tls, "rest", "http/1.1")
         listeners.append(_listener("rest", _tcp(flags.address, flags.rest_api_port), rest | tls, shared))
+    if crew := workers.sockets(flags.workers):  # last: its socket says that all are there
+        fleet = _application("fleet", {"codec_type": "HTTP1"}, [], "")
+        listeners.append(_listener("fleet", {"pipe": {"path": str(crew[0])}}, fleet))
     uncounted = {"stats_matcher": {"reject_all": True}}  # nobody reads Envoy's own statistics, and every request pays
     runtime = {"layers": [{"name": "glyph-serve", "static_layer": {_MOST_CANCELLED: 2**53}}]}
     return {"static_resources": {"listeners": listeners}, "stats_config": uncounted, "layered_runtime": runtime}

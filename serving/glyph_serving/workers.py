@@ -110,6 +110,7 @@ class _Supervisor:
     def _start(self, number: int) -> None:
         supervisor = os.getpid()
         sys.stdout.flush()
+        _socket(number).unlink(missing_ok=True)
         pid = os.fork()
         if pid:
             self._running[pid] = (number, time.monotonic())
@@ -141,10 +142,11 @@ class _Supervisor:
                 break
             number, began = self._running.pop(pid)
             code = os.waitstatus_to_exitcode(ended)
-            settled = time.monotonic() - began >= _SETTLED_SECONDS
+            was_ready = _socket(number).exists()  # of its ports the last to be opened; loading may take any time
+            settled = was_ready and time.monotonic() - began >= _SETTLED_SECONDS
             if self._ending:
                 status = status or code
-            elif settled or self._another_answers():
+            elif was_ready or self._another_answers():
                 pause = 0.0 if settled else min(2 * self._pauses.get(number, 0.5), _LONGEST_PAUSE)
                 self._pauses[number] = pause or 0.5
                 self._due[number] = time.monotonic() + pause

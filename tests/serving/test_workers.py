@@ -3,9 +3,11 @@
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import grpc
@@ -13,8 +15,8 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
-from tests.conftest import Server, running_server
-from tests.serving.conftest import RECORDED_MODELS, ask
+from tests.conftest import Server, Started, find_free_ports, running_server
+from tests.serving.conftest import RECORDED_MODELS, ask, publish
 
 WITHIN = 60.0
 MODEL = "/v1/models/half_plus_two"
@@ -141,6 +143,19 @@ def test_a_worker_that_dies_is_replaced_by_one_that_serves_what_was_reloaded(ser
         assert ask(server, f"{MODEL}/versions/1:predict", {"instances": [[1.0]]})[0] == 200
         assert ask(server, f"{MODEL}/versions/3:predict", {"instances": [[1.0]]})[0] == 404
     wait_until(lambda: len(workers_of(server.running.process.pid)) == 2)
+
+
+def test_models_that_cannot_be_loaded_end_all_however_long_the_tries_take(
+    start: Callable[..., AbstractContextManager[Started]], tmp_path: Path
+) -> None:
+    (publish(tmp_path, 1) / "saved_model.pb").write_bytes(b"")
+    grpc_port, rest_port = find_free_ports(2)
+    ports = ["--address=127.0.0.1", f"--port={grpc_port}", f"--rest_api_port={rest_port}"]
+    model = [f"--model_base_path={tmp_path}", "--max_num_load_retries=0"]
+    at_once = "from glyph_serving import cli, workers; workers._SETTLED_SECONDS = 0.0; cli.main()"
+    with start([sys.executable, "-c", at_once, "--workers=2", *ports, *model]) as running:
+        assert running.ended() == 255
+        assert "is started anew" not in running.log
 
 
 def test_a_killed_server_leaves_no_worker(server: Server) -> None:
