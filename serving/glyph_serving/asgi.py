@@ -15,8 +15,7 @@ sys.setswitchinterval(0.0005)  # seconds; the usual 5 ms would be what an engine
 from glyph_serving.server import Server  # noqa: E402 (its import takes seconds, during which signals must be heard)
 
 server = Server.from_environment()
-signals.terminate = server.drain
-signals.reload = server.reload
+signals.heed(server.drain, server.reload)
 grpc = server.grpc
 rest = server.rest
 fleet = server.fleet
