@@ -23,6 +23,7 @@ EXIT_FAILURE = 255  # tensorflow_model_server returns -1 from main
 def main() -> NoReturn:
     """The entry point of ``glyph-serve``."""
     signal.pthread_sigmask(signal.SIG_BLOCK, envoy.HANDLED_SIGNALS)  # until there is somebody to wait for them
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until Envoy heeds it, once the models are there
     arguments = sys.argv[1:]
     log.configure(log.TEXT)
     try:

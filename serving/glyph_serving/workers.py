@@ -19,7 +19,8 @@ NUMBER_VARIABLE = "GLYPH_SERVE_WORKER"
 REPLACEMENT_VARIABLE = "GLYPH_SERVE_REPLACEMENT"
 _MODELS = "models"  # the file in the workers' folder with the list of models that is in effect
 _PR_SET_PDEATHSIG = 1
-_FORWARDED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+_LIVED_WITH = frozenset({signal.SIGHUP, signal.SIGUSR1})  # the latter is Envoy's own: it opens the access log anew
+_FORWARDED = frozenset({signal.SIGTERM, signal.SIGINT, *_LIVED_WITH})
 _SETTLED_SECONDS = 30.0  # a worker that ends sooner would probably only do so again
 _LONGEST_PAUSE = 60.0  # seconds before it is tried again
 _ANSWERS_WITHIN = 1.0  # seconds
@@ -116,7 +117,7 @@ class _Supervisor:
             self._running[pid] = (number, time.monotonic())
             return
         # The signals that are handled stay blocked: those that come before the worker can handle them wait for it.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD, signal.SIGUSR1})
         # The worker ends in good order when this process is killed.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != supervisor:
@@ -166,7 +167,7 @@ class _Supervisor:
         return False
 
     def _forward(self, signum: int) -> None:
-        if signum != signal.SIGHUP:
+        if signum not in _LIVED_WITH:
             self._ending, signum = True, signal.SIGTERM
             self._due.clear()
         for pid in self._running:

@@ -45,8 +45,16 @@ def serves(server: Server, version: int) -> bool:
     return ask(server, f"/v1/models/half_plus_two/versions/{version}:predict", {"instances": [[1.0]]})[0] == 200
 
 
-def is_envoy(process: int) -> bool:
-    return b"--config-yaml" in Path(f"/proc/{process}/cmdline").read_bytes()
+def envoys(running: Started) -> list[int]:
+    """The processes that have become servers: workers, or the one process."""
+    main = running.process.pid
+    return [process for process in (main, *workers_of(main)) if b"--config-yaml" in command_of(process)]
+
+
+def command_of(process: int) -> bytes:
+    with contextlib.suppress(OSError):  # it has ended
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    return b""
 
 
 def test_sigterm_while_workers_start_ends_them_all(start: Callable[..., AbstractContextManager[Started]]) -> None:
@@ -72,8 +80,7 @@ def test_sighup_before_there_is_a_server_has_it_read_the_list_of_models_again(
     put(config, 1)
     command, rest = serving(f"--workers={workers}", f"--model_config_file={config}")
     with start(command) as running:
-        supervisor = running.process.pid
-        wait_until(lambda: any(map(is_envoy, workers_of(supervisor) if workers > 1 else [supervisor])))
+        wait_until(lambda: envoys(running) != [])
         put(config, 2)
         running.process.send_signal(signal.SIGHUP)
         running.wait_for("glyph-serve: ready")
@@ -92,6 +99,34 @@ def test_the_list_as_it_is_now_is_read_last_and_sigterm_waits_for_no_list(tmp_pa
         wait_until(lambda: serves(server, 2))
         with being_read(config, server):
             assert server.running.end() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigusr1_opens_the_access_log_anew_and_ends_nothing_that_starts(
+    start: Callable[..., AbstractContextManager[Started]], tmp_path: Path, workers: int
+) -> None:
+    log = tmp_path / "access.log"
+    command, rest = serving(f"--workers={workers}", f"--access_log_file={log}", *HALF_PLUS_TWO)
+    with start(command) as running:
+        server = Server(running, "", rest)
+        wait_until(lambda: envoys(running) != [])
+        running.process.send_signal(signal.SIGUSR1)
+        running.wait_for("glyph-serve: ready")
+        log.rename(log.with_name("old.log"))
+
+        def all_write_there() -> bool:  # each from its next request on
+            running.process.send_signal(signal.SIGUSR1)  # again, to one that was not there yet: others answered for it
+            return serves(server, 3) and all(log in opened_by(envoy) for envoy in envoys(running))
+
+        wait_until(all_write_there)
+        assert running.end() == 0
+    assert {json.loads(line)["status"] for line in log.read_text().splitlines()} == {200}
+
+
+def opened_by(process: int) -> Iterator[Path]:
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed since
+            yield descriptor.readlink()
 
 
 @contextlib.contextmanager
