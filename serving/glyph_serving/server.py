@@ -11,6 +11,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -99,6 +100,8 @@ class Server:
         """The server for the command line that ``glyph-serve`` passed on; ends the process if it is wrong."""
         options, _ = flags.parse(json.loads(os.environ[ARGUMENTS_VARIABLE]))
         log.configure(options.log_format)
+        # Envoy has the keys; a worker that takes another's place must not fail for a file from which it takes nothing.
+        options = replace(options, ssl_config_file="", rest_ssl_config_file="")
         try:
             return cls(configuration.load(options))
         except ServingError as error:

@@ -1,5 +1,6 @@
 """Two workers on the same ports that look like one server."""
 
+import json
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import model_management_pb2, model_service_pb2_grpc
 
-from tests.conftest import Server, Started, find_free_ports, running_server
+from tests.conftest import Certificates, Server, Started, find_free_ports, running_server
 from tests.serving.conftest import RECORDED_MODELS, ask, publish
 
 WITHIN = 60.0
@@ -143,6 +144,19 @@ def test_a_worker_that_dies_is_replaced_by_one_that_serves_what_was_reloaded(ser
         assert ask(server, f"{MODEL}/versions/1:predict", {"instances": [[1.0]]})[0] == 200
         assert ask(server, f"{MODEL}/versions/3:predict", {"instances": [[1.0]]})[0] == 404
     wait_until(lambda: len(workers_of(server.running.process.pid)) == 2)
+
+
+def test_a_worker_is_replaced_though_the_certificate_is_gone_that_all_use(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    pair = tmp_path / "ssl.config"
+    key, certificate = (json.dumps(file.read_text()) for file in (certificates.key, certificates.certificate))
+    pair.write_text(f"server_key: {key} server_cert: {certificate}")
+    model = ["--model_name=half_plus_two", f"--model_base_path={RECORDED_MODELS / 'half_plus_two'}"]
+    with running_server("--workers=2", f"--ssl_config_file={pair}", f"--rest_ssl_config_file={pair}", *model) as server:
+        pair.unlink()
+        os.kill(workers_of(server.running.process.pid)[0], signal.SIGKILL)
+        server.running.wait_for("glyph-serve: ready")
 
 
 def test_models_that_cannot_be_loaded_end_all_however_long_the_tries_take(
