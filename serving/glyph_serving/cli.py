@@ -139,8 +139,15 @@ def explain_missing(model: ModelConfig) -> str:
     """What is wrong with a model's folder and what to do; empty when there is something to serve."""
     path = model.base_path
     publish = f"publish one as {path / '1' / 'saved_model.pb'}"
-    if not path.is_dir():
+    try:
+        versions = versions_on_disk(path)
+    except (FileNotFoundError, NotADirectoryError):
         return f"the base path {path} of model {model.name} does not exist: {publish}, or correct the path"
-    if not versions_on_disk(path):
+    except OSError as error:
+        return (
+            f"the base path {path} of model {model.name} cannot be read: {error.strerror}. Let this user read it, or "
+            "correct the path"
+        )
+    if not versions:
         return f"no versions of model {model.name} under {path} (folders named by a number): {publish}"
     return ""

@@ -1,10 +1,11 @@
 """What glyph-serve refuses before it loads anything, in one line that says what to do."""
 
 import json
+import os
 import socket
 import subprocess
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,19 @@ from tests.conftest import Certificates
 
 DIGITS = Path(__file__).parent.parent / "conformance" / "models" / "digits"
 GLYPH_SERVE = Path(sysconfig.get_path("scripts")) / "glyph-serve"
+# Root may read everything, unless it is told apart from itself.
+MERE_USER = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 
 
 @pytest.fixture
 def ending(free_ports: Callable[[int], list[int]]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Starts glyph-serve with flags with which it ends, and with 255; what it says."""
 
-    def start(*flags: str) -> subprocess.CompletedProcess[str]:
+    def start(*flags: str, by: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
         grpc, rest = free_ports(2)
         usual = ["--address=127.0.0.1", f"--port={grpc}", f"--rest_api_port={rest}", "--model_name=digits"]
         done = subprocess.run(
-            [GLYPH_SERVE, *usual, "--file_system_poll_wait_seconds=0", *flags],
+            [*by, GLYPH_SERVE, *usual, "--file_system_poll_wait_seconds=0", *flags],
             capture_output=True,
             text=True,
             timeout=60,
@@ -38,7 +41,7 @@ def ending(free_ports: Callable[[int], list[int]]) -> Callable[..., subprocess.C
 @pytest.fixture
 def refusal(ending: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., str]:
     """Starts glyph-serve with flags that it must refuse; what it says on stderr."""
-    return lambda *flags: ending(*flags).stderr
+    return lambda *flags, **how: ending(*flags, **how).stderr
 
 
 @pytest.mark.parametrize("flag", ["port", "rest_api_port"])
@@ -58,6 +61,16 @@ def test_a_base_path_without_versions_is_named(refusal: Callable[..., str], tmp_
     (tmp_path / "not-a-number").mkdir()
     said = refusal(f"--model_base_path={tmp_path}")
     assert f"no versions of model digits under {tmp_path} (folders named by a number): publish one as" in said
+
+
+@pytest.mark.parametrize("barred", ["", "model"])
+def test_a_base_path_that_may_not_be_read_is_named(refusal: Callable[..., str], tmp_path: Path, barred: str) -> None:
+    base_path = tmp_path / "models" / "model"
+    base_path.mkdir(parents=True)
+    (tmp_path / "models" / barred).chmod(0)
+    said = refusal(f"--model_base_path={base_path}", by=MERE_USER)
+    (tmp_path / "models" / barred).chmod(0o700)
+    assert f"error: the base path {base_path} of model digits cannot be read: Permission denied. Let this user" in said
 
 
 @pytest.mark.parametrize(("name", "problem"), [("none/x", "No such file or directory"), ("", "Is a directory")])
