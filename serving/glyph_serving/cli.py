@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
@@ -53,6 +54,8 @@ def main() -> NoReturn:
         LOGGER.warning("--rest_api_port and --port are both %d: REST is not served. Choose another", values.port)
         arguments = ["--rest_api_port=0", *(one for one in arguments if not one.startswith("--rest_api_port="))]
         values, _ = flags.parse(arguments)
+    if values.workers > 1 or values.ssl_config_file or values.rest_ssl_config_file:
+        check_temporary_files()
     try:
         config = configuration.load(values)
     except ServingError as error:
@@ -94,6 +97,14 @@ def check_ports(config: ServerConfig) -> None:
     if problem := _socket_problem(config.flags.grpc_socket_path):
         print(f"Failed to start server. Error: {invalid_argument(CANNOT_LISTEN)}", flush=True)
         fail(problem)
+
+
+def check_temporary_files() -> None:
+    """Fails unless they can be made: workers have their sockets in a folder, and certificates are read from a file."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        fail(f"--workers and TLS need temporary files: {error.strerror}. Set TMPDIR to a folder that can be written to")
 
 
 def check_access_log(path: str) -> None:

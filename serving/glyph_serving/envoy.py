@@ -269,9 +269,14 @@ def execute(config: ServerConfig, arguments: Sequence[str]) -> NoReturn:
         arguments: The command line, read again by the server inside.
 
     Raises:
-        EnvoyError: There is no shared libpython from which Envoy could load the interpreter.
+        EnvoyError: There is no shared libpython from which Envoy could load the interpreter, or no way to look for it.
     """
-    python = get_envoy_environ()
+    try:
+        python = get_envoy_environ()
+    except FileNotFoundError as error:  # where there is a compiler, it is asked by way of a temporary file
+        raise EnvoyError(
+            f"cannot look for libpython: {error.strerror}. Set TMPDIR to a folder that can be written to"
+        ) from None
     if "LD_PRELOAD" not in python and "DYLD_INSERT_LIBRARIES" not in python:
         raise EnvoyError(
             "no shared libpython found for this Python, from which Envoy loads the interpreter. Install it (Debian and "

@@ -73,6 +73,21 @@ def test_a_base_path_that_may_not_be_read_is_named(refusal: Callable[..., str], 
     assert f"error: the base path {base_path} of model digits cannot be read: Permission denied. Let this user" in said
 
 
+@pytest.mark.parametrize(
+    "flag", ["--workers=2", "--ssl_config_file=/x", "--rest_ssl_config_file=/x", "--log_format=text"]
+)
+def test_where_no_temporary_file_can_be_written_tmpdir_is_named(
+    refusal: Callable[..., str], tmp_path: Path, flag: str
+) -> None:
+    compiler = tmp_path / "gcc"  # by which a library is looked for, with a temporary file
+    compiler.write_text("#!/bin/sh")
+    compiler.chmod(0o700)
+    path = f"PATH={tmp_path}:{os.environ['PATH']}"
+    said = refusal(f"--model_base_path={DIGITS}", flag, by=["sh", "-c", 'ulimit -f 0; exec env "$@"', "sh", path])
+    assert "No usable temporary directory found in [" in said
+    assert said.endswith(". Set TMPDIR to a folder that can be written to\n")
+
+
 @pytest.mark.parametrize(("name", "problem"), [("none/x", "No such file or directory"), ("", "Is a directory")])
 def test_an_access_log_that_cannot_be_written_to_is_named(
     refusal: Callable[..., str], tmp_path: Path, name: str, problem: str
