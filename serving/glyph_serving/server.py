@@ -86,8 +86,8 @@ class Server:
         )
         self._models_ready = threading.Event()
         crew = workers.sockets(options.workers)
-        self._others = crew[1] if crew else ()
-        self.fleet = fleet = Fleet(self._manager, self._metrics, self._others, self._live)
+        self._crew = (crew[0], *crew[1]) if crew else ()
+        self.fleet = fleet = Fleet(self._manager, self._metrics, self._crew[1:], self._live)
         self._health = Health(fleet.ready)
         self.grpc = self._grpc_app(fleet, self._gates[0])
         self.rest = RestApp(
@@ -165,7 +165,7 @@ class Server:
             if port:
                 _wait_for(socket.AF_INET6 if ":" in options.address else socket.AF_INET, (options.address, port))
                 served.append(f"{protocol} {options.address}:{port}")
-        for path in (*self._others, *([options.grpc_socket_path] if options.grpc_socket_path else [])):
+        for path in (*self._crew, *([options.grpc_socket_path] if options.grpc_socket_path else [])):
             _wait_for(socket.AF_UNIX, str(path))
         print(f"glyph-serve: ready: {', '.join(served)}", flush=True)
 
