@@ -43,9 +43,11 @@ def main() -> int:
     started = time.monotonic()
     try:
         os.chdir(HERE)
-        grpc_port, rest_port = _free_port("GRPC_PORT", 8500), _free_port("REST_PORT", 8501)
+        grpc_port, rest_port = _port("GRPC_PORT", 8500), _port("REST_PORT", 8501)
         if grpc_port == rest_port:
             raise DemoError(f"GRPC_PORT and REST_PORT are both {grpc_port}: give them two different ports.")
+        _check_free("GRPC_PORT", grpc_port)
+        _check_free("REST_PORT", rest_port)
         _check_disk()
         _heading(1, "build the data set, train, evaluate, publish")
         _run("glyph-train", "run", "--recipe=deck", f"--data-dir={DATASET}", f"--models-dir={MODELS}")
@@ -89,18 +91,21 @@ def _heading(step: int, title: str) -> None:
     print(f"\n\033[1m[{step}/4] {title}\033[0m" if sys.stdout.isatty() else f"\n[{step}/4] {title}", flush=True)
 
 
-def _free_port(variable: str, default: int) -> int:
-    """The port that the environment names, or the default one; nobody may listen on it."""
+def _port(variable: str, default: int) -> int:
+    """The port that the environment names, or the default one."""
     text = os.environ.get(variable, str(default))
     if not (text.isascii() and text.isdigit()) or not 0 < int(text) < 65536:
         raise DemoError(f"{variable}={text} is not a port: give a number from 1 to 65535.")
+    return int(text)
+
+
+def _check_free(variable: str, port: int) -> None:
     try:
-        with socket.create_server(("127.0.0.1", int(text))):
-            return int(text)
+        socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
-        another = int(text) + (1000 if int(text) < 64536 else -1000)
+        another = port + (1000 if port < 64536 else -1000)
         raise DemoError(
-            f"port {text} cannot be used ({os.strerror(error.errno or 0)}). Stop what listens there, "
+            f"port {port} cannot be used ({os.strerror(error.errno or 0)}). Stop what listens there, "
             f"or choose another one: make demo {variable}={another}"
         ) from error
 
