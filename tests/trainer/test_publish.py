@@ -290,3 +290,31 @@ def test_what_would_be_in_the_way_is_told_before_the_training(
         assert done.returncode == 1
         assert told in done.stderr
         assert "Training" not in done.stdout
+
+
+def test_a_stable_version_that_cannot_be_asked_is_a_gate_that_force_passes(
+    trained: TrainedModel, tmp_path: Path
+) -> None:
+    (tmp_path / "digits" / "1").mkdir(parents=True)
+    fitted = Fitted(Doubling(), np.ones(1, np.float32), ("twice",), {}, {})
+    other = publish_example(Example("doubling", "", lambda _: fitted), fitted, tmp_path, "digits")
+    for stable in (tmp_path / "digits" / "1", other):
+        (failed,) = (gate for gate in publish(trained, tmp_path, "digits", stable=stable).gates if not gate.passed)
+        assert failed.figure.startswith(f"{stable} cannot be compared with (")
+    assert publish(trained, tmp_path, "digits", stable=other, force=True).version == tmp_path / "digits" / "3"
+
+
+def test_what_others_have_put_there_is_not_compared_with(
+    glyph_train: Run, trained_folder: Path, models: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "digits" / "7").mkdir(parents=True)
+    done = glyph_train("publish", "--model", trained_folder, "--models-dir", tmp_path)
+    assert done.stdout.splitlines()[-1] == f"Published {tmp_path / 'digits' / '8'}", done.stderr
+    config = tmp_path / "models.config"
+    config.write_text(
+        'model_config_list { config { name: "digits" base_path: "/models/digits" model_platform: "tensorflow" '
+        'version_labels { key: "stable" value: 42 } } }'
+    )
+    done = glyph_train("publish", "--model", trained_folder, "--models-dir", tmp_path, "--config", config)
+    assert done.returncode == 1
+    assert f"{config} calls version 42 stable, which is not in {tmp_path / 'digits'}" in done.stderr

@@ -1,6 +1,7 @@
 """Labels, and the server's models.config that carries them."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -210,3 +211,50 @@ def test_a_model_s_name_is_that_of_one_folder(glyph_train: Run, release: Release
     refused = glyph_train("versions", "--models-dir", release.base.parent, "--model-name", name)
     assert refused.returncode == 2
     assert f"{name!r} is no name of a folder" in refused.stderr
+
+
+def test_of_promotions_at_once_none_is_lost(release: Release) -> None:
+    with ThreadPoolExecutor(2) as operators:
+        for stable in (1, 2, 3, 4, 5, 4, 3, 2):
+            done = [operators.submit(release.promote, stable, STABLE), operators.submit(release.promote, 6, CANARY)]
+            assert [one.result() for one in done] == [None, None]
+            assert release.labels() == {"stable": stable, "canary": 6}
+            release.rollback()
+
+
+def test_a_promotion_that_failed_is_none_to_roll_back(release: Release) -> None:
+    release.promote(1, STABLE)
+    release.promote(2, STABLE)
+    in_the_way = release.config.with_name(".models.config.writing")
+    in_the_way.mkdir()
+    with pytest.raises(OSError, match="writing"):
+        release.promote(1, STABLE)
+    in_the_way.rmdir()
+    assert release.rollback() == (STABLE, 1)
+    with pytest.raises(PublishError, match="no version was stable before 1"):
+        release.rollback()
+
+
+def test_the_file_stays_readable_for_whoever_could_read_it_and_a_link_a_link(release: Release) -> None:
+    release.config.chmod(0o664)
+    link = release.config.with_name("link.config")
+    link.symlink_to(release.config.name)
+    Release(link, "digits", release.base).promote(3, STABLE)
+    assert link.is_symlink()
+    assert release.labels() == {"stable": 3}
+    assert release.config.stat().st_mode & 0o777 == 0o664
+
+
+def test_what_a_rollback_returns_to_stays_whatever_the_policy_says(release: Release) -> None:
+    release.promote(2, STABLE)
+    release.promote(5, STABLE)
+    text = release.config.read_text()
+    release.config.write_text(re.sub(r"model_version_policy \{.*?\} \}", "model_version_policy { all { } }", text))
+    assert "all { }" in release.config.read_text()
+    assert prune(release.base, 1, release.versions_in_use()) == [1, 3, 4]
+    assert release.rollback() == (STABLE, 2)
+
+
+def test_a_number_too_large_for_a_server_is_no_version(release: Release) -> None:
+    (release.base / "20261128035853123456").mkdir()
+    assert max(published_versions(release.base)) == 6

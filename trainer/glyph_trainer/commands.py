@@ -118,12 +118,19 @@ def _publish_trained(options: argparse.Namespace, trained: "TrainedModel") -> No
 
 
 def _stable_version(options: argparse.Namespace) -> Path | None:
-    """Find the version that a new one is compared with: the one labelled stable, or else the newest."""
-    from glyph_trainer.versions import published_versions
+    """Find the version that a new one is compared with: the one labelled stable, or else the newest of our own."""
+    from glyph_trainer.versions import describe_version, published_versions
 
-    versions = published_versions(options.models_dir / options.model_name)
+    base = options.models_dir / options.model_name
+    versions = published_versions(base)
     labelled = _release(options).labels().get("stable") if options.config else None
-    return versions.get(labelled) if labelled else next(iter(reversed(versions.values())), None)
+    if labelled and labelled not in versions:
+        raise PublishError(
+            f"{options.config} calls version {labelled} stable, which is not in {base}: a new one cannot be compared "
+            "with it. Promote a version that is there"
+        )
+    ours = [path for path in versions.values() if describe_version(path).manifest]  # others may be of any kind
+    return versions[labelled] if labelled else (ours[-1] if ours else None)
 
 
 def _release(options: argparse.Namespace) -> "Release":
@@ -147,12 +154,16 @@ def rollback(options: argparse.Namespace) -> None:
 def prune(options: argparse.Namespace) -> None:
     """Delete old versions."""
     from glyph_trainer.release import has_promotions
+    from glyph_trainer.staging import locked
     from glyph_trainer.versions import prune
 
     base = options.models_dir / options.model_name
     if not options.config and has_promotions(base):
         raise PublishError(f"versions of {base} have had labels. Name the server's models.config with --config")
-    pruned = prune(base, options.keep, _release(options).versions_in_use() if options.config else ())
+    pruned = []
+    if base.is_dir():
+        with locked(base):  # what is not in use now could be promoted meanwhile
+            pruned = prune(base, options.keep, _release(options).versions_in_use() if options.config else ())
     print(f"Deleted {', '.join(map(str, pruned))}" if pruned else "Nothing to delete")
 
 

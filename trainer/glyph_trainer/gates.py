@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+COMPARISON = "no worse than the stable version"
 _PROBE_SECONDS = 300
 
 
@@ -91,7 +92,7 @@ def comparison_gate(right: NDArray[np.bool_], stable_right: NDArray[np.bool_], l
         f"{difference:+.2%} on {count:,} images ({gained:,} gained, {lost:,} lost), surely no less than {bound:+.2%}, "
         f"at least {-limits.tolerance:+.2%}"
     )
-    return Gate("no worse than the stable version", bound >= -limits.tolerance, figure)
+    return Gate(COMPARISON, bound >= -limits.tolerance, figure)
 
 
 def export_gates(

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from glyph_trainer.card import write_card, write_example_card
 from glyph_trainer.data.dataset import Dataset
-from glyph_trainer.errors import PublishError
+from glyph_trainer.errors import ModelError, PublishError
 from glyph_trainer.evaluate import evaluate, load_predictor
-from glyph_trainer.gates import Gate, Limits, accuracy_gate, comparison_gate, export_gates
+from glyph_trainer.gates import COMPARISON, Gate, Limits, accuracy_gate, comparison_gate, export_gates
 from glyph_trainer.recipes import RECIPES, Example, Fitted, Recipe, as_built
 from glyph_trainer.signatures import export
 from glyph_trainer.staging import flush_to_disk, staging_directory
@@ -166,7 +166,11 @@ def _bless(trained: TrainedModel, staging: Path, stable: Path | None, limits: Li
     evaluation = evaluate(trained.model, trained.test)
     gates = [accuracy_gate(evaluation.is_right, limits)]
     if stable:
-        gates.append(comparison_gate(evaluation.is_right, _is_right(stable, trained.test), limits))
+        try:
+            gates.append(comparison_gate(evaluation.is_right, _is_right(stable, trained.test), limits))
+        except (ModelError, ArithmeticError, LookupError, TypeError, ValueError, tf.errors.OpError) as error:
+            reason = str(error).partition("\n")[0]
+            gates.append(Gate(COMPARISON, False, f"{stable} cannot be compared with ({reason})"))
     asked, probabilities = trained.test.images[:_WARMUP_IMAGES], evaluation.probabilities[:_WARMUP_IMAGES]
     return (*gates, *export_gates(staging, asked, probabilities, limits))
 

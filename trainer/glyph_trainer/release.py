@@ -11,7 +11,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from glyph_trainer.errors import PublishError
 from glyph_trainer.models_config import replace_versions
-from glyph_trainer.staging import write_atomically
+from glyph_trainer.staging import locked, write_atomically
 from glyph_trainer.versions import published_versions
 
 STABLE = "stable"
@@ -60,7 +60,10 @@ class Release:
             PublishError: the file cannot be read, or has no such model.
         """
         _, _, model = self._read()
-        return {*model.version_labels.values(), *model.model_version_policy.specific.versions}
+        labels = dict(model.version_labels)
+        in_use = {*labels.values(), *model.model_version_policy.specific.versions}
+        earlier = self._stable_before(labels.get(STABLE))
+        return in_use if earlier is None else {*in_use, earlier}
 
     def promote(self, version: int, label: str) -> None:
         """Point a label to a version, and have the server load all versions in use.
@@ -76,14 +79,18 @@ class Release:
         if version not in published:
             listed = ", ".join(map(str, published)) or "none"
             raise PublishError(f"{self.base} has no version {version}. Published are: {listed}")
-        labels = self.labels()
-        before = labels.get(label)
-        labels[label] = version
-        if label == STABLE and labels.get(CANARY) == version:
-            del labels[CANARY]
-        if before != version:  # said twice, a promotion is still one step to take back
+        with locked(self.base):
+            labels = self.labels()
+            before = labels.get(label)
+            labels[label] = version
+            if label == STABLE and labels.get(CANARY) == version:
+                del labels[CANARY]
+            if before == version:  # said twice, a promotion is still one step to take back
+                self._write(labels, self._stable_before(labels.get(STABLE)))
+                return
+            # The log comes last: a step that was not taken must not be there to be taken back.
+            self._write(labels, before if label == STABLE else self._stable_before(labels.get(STABLE)))
             self._log(label, version, before)
-        self._write(labels)
 
     def rollback(self) -> tuple[str, int | None]:
         """Take the last step back: drop the canary, or else make the stable version before this one stable again.
@@ -94,11 +101,17 @@ class Release:
         Raises:
             PublishError: there is nothing to go back to, or the file cannot be used.
         """
+        if not self.base.is_dir():
+            raise PublishError(f"there is no {self.base}: nothing to go back to")
+        with locked(self.base):
+            return self._take_back()
+
+    def _take_back(self) -> tuple[str, int | None]:
         labels = self.labels()
         if CANARY in labels:
             before = labels.pop(CANARY)
+            self._write(labels, self._stable_before(labels.get(STABLE)))
             self._log(CANARY, None, before, back=True)
-            self._write(labels)
             return CANARY, None
         if STABLE not in labels:
             raise PublishError(f"{self.config} labels no version: there is nothing to roll back")
@@ -106,11 +119,11 @@ class Release:
         if earlier is None:
             raise PublishError(f"no version was {STABLE} before {labels[STABLE]}: promote one by its number")
         before, labels[STABLE] = labels[STABLE], earlier
+        self._write(labels, self._stable_before(earlier))
         self._log(STABLE, earlier, before, back=True)
-        self._write(labels)
         return STABLE, earlier
 
-    def _stable_before(self, version: int) -> int | None:
+    def _stable_before(self, version: int | None) -> int | None:
         """Follow the log back from a stable version: what it replaced when it was promoted, if that is still there."""
         path = self.base / _LOG
         entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -132,13 +145,14 @@ class Release:
                 return text, position, model
         raise PublishError(f"{self.config} has no model called {self.name!r}")
 
-    def _write(self, labels: Mapping[str, int]) -> None:
+    def _write(self, labels: Mapping[str, int], stable_before: int | None) -> None:
         text, position, _ = self._read()
         served = "latest { num_versions: 1 }"
         if labels:
             # A server moves a label only to a version that it has loaded: what was stable before stays for a rollback.
-            earlier = self._stable_before(labels[STABLE]) if STABLE in labels else None
-            versions = {*labels.values(), *([earlier] if earlier else [])}
+            versions = set(labels.values())
+            if stable_before is not None and stable_before in published_versions(self.base):
+                versions.add(stable_before)
             served = f"specific {{ {' '.join(f'versions: {version}' for version in sorted(versions))} }}"
         fields = [f"model_version_policy {{ {served} }}"]
         for label in sorted(labels):

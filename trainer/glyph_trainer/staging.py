@@ -11,14 +11,30 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = ".staging-"
 """How staging names begin: not a number, so that no server takes one for a version."""
 
 _NAME = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}")
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Let one process at a time do what follows.
+
+    Args:
+        directory: what it is done to; those who name the same one take turns.
+    """
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager
@@ -97,14 +113,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file that is never seen half. Writers of the same file take turns.
 
     Args:
-        path: the file; what was there before is replaced.
+        path: the file; what was there before is replaced, and whoever may read or write it still may. A link stays one.
         content: what to write.
     """
+    path = path.resolve()
     temporary = path.with_name(f".{path.name}.writing")
     descriptor = _open_locked(temporary)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.truncate()  # what a writer that was killed has left
+            with suppress(FileNotFoundError):
+                before = path.stat()
+                os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+                with suppress(PermissionError):  # only root gives files away
+                    os.fchown(file.fileno(), before.st_uid, before.st_gid)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -12,6 +12,8 @@ from typing import Any
 from glyph_trainer.errors import ModelError
 from glyph_trainer.staging import flush_entry, staging_directory
 
+_NUMBER = re.compile(r"[0-9]+")
+
 
 @dataclass(frozen=True)
 class PublishedVersion:
@@ -49,7 +51,7 @@ class PublishedVersion:
         """How long ago it was published, in the largest unit that fits: `3 d`, `5 h`, `12 min`; None if unknown."""
         if not self.created:
             return None
-        minutes = int((datetime.now(UTC) - self.created).total_seconds() // 60)
+        minutes = max(0, int((datetime.now(UTC) - self.created).total_seconds() // 60))  # clocks differ
         for unit, length in (("d", 24 * 60), ("h", 60)):
             if minutes >= length:
                 return f"{minutes // length} {unit}"
@@ -68,7 +70,8 @@ def published_versions(base: Path) -> dict[int, Path]:
     """
     if not base.is_dir():
         return {}
-    found = {int(path.name): path for path in base.iterdir() if re.fullmatch(r"[0-9]+", path.name)}
+    by_name = sorted(base.iterdir(), key=lambda path: path.name)  # of 7 and 007 the last counts, as on the server
+    found = {int(path.name): path for path in by_name if _NUMBER.fullmatch(path.name) and int(path.name) < 2**63}
     return dict(sorted(found.items()))
 
 
@@ -84,7 +87,7 @@ def describe_version(directory: Path) -> PublishedVersion:
     Raises:
         ModelError: the name of the folder is no number.
     """
-    if not re.fullmatch(r"[0-9]+", directory.name):
+    if not _NUMBER.fullmatch(directory.name):
         raise ModelError(f"{directory} is no version of a model: its name is no number. Name a folder like digits/1")
     extra = directory / "assets.extra"
     return PublishedVersion(
