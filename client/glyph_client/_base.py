@@ -66,7 +66,7 @@ def check_seconds(name: str, seconds: float) -> float:
     """The seconds, where they are a time that can be waited for; else raises InputError."""
     if not (isinstance(seconds, Real) and 0 < seconds <= _MOST_SECONDS):
         raise InputError(f"{name} is seconds above 0, {_MOST_SECONDS:,} at most. Received: {seconds}.")
-    return seconds
+    return float(seconds)
 
 
 def check_many(pictures: object, **counts: int) -> None:

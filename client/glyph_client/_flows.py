@@ -115,9 +115,10 @@ class Flows(Generic[TransportT]):
                 failures += 1
                 model = getattr(getattr(request, "spec", None), "name", None)
                 final = error.after(failures, model=model, target=replica.target)
+                if isinstance(error, DeadlineExceeded) or is_worth_retrying(error):
+                    self.replicas.failed(replica)
                 if not is_worth_retrying(error):
                     raise final from error
-                self.replicas.failed(replica)
                 tried.append(replica)
                 if len(tried) < len(self.replicas.all):
                     continue  # Each replica is tried once, at once, and only then all of them after a pause.

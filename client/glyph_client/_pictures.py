@@ -94,7 +94,7 @@ def read_bytes(picture: Picture) -> bytes:
     if hasattr(picture, "read"):
         try:
             data = picture.read()
-        except (OSError, ValueError) as error:
+        except Exception as error:  # Whatever it is that was opened: a socket, an archive.
             raise PictureError(f"{name_of(picture)}: the file cannot be read ({error}).") from error
         if isinstance(data, bytes | bytearray | memoryview):
             return bytes(data)
@@ -169,7 +169,7 @@ def _as_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
     received = f"Received: {array.dtype} from {low:g} to {high:g}"
     if not (low >= 0.0 and high <= 255.0):  # NaN lands here as well.
         raise PictureError(f"an array's values must lie between 0 and 255, or 0 and 1. {received}.")
-    if array.dtype.kind != "f" and high > 1:
+    if array.dtype.kind != "f" and high != 1:
         return array.astype(np.uint8)
     if array.dtype.kind == "f" and high <= 1.0:
         return np.floor(array * 255.0 + 0.5).astype(np.uint8)

@@ -12,7 +12,7 @@ from glyph_client._errors import CallError, Overloaded, Unavailable
 
 T = TypeVar("T")
 
-_DOWN_SECONDS: Final = 1.0
+_DOWN_SECONDS: Final = 10.0  # others are preferred so long to a replica that failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,12 @@ class Replicas(Generic[T]):
         if self._down_until[best] > now:
             untried = [i for i in order if (self.all[i] in tried) == (self.all[best] in tried)]
             best = min(untried, key=lambda i: self._down_until[i])
+        elif self._down_until[best]:  # This request finds out; the others need not wait for it.
+            self._down_until[best] = now + _DOWN_SECONDS
         return self.all[best]
 
     def failed(self, replica: T) -> None:
-        """Prefers others for a second."""
+        """Prefers others for a while."""
         self._down_until[self.all.index(replica)] = time.monotonic() + _DOWN_SECONDS
 
     def answered(self, replica: T) -> None:

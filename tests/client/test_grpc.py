@@ -390,3 +390,17 @@ def test_more_tasks_than_connections_wait(peer: Peers, monkeypatch: pytest.Monke
 
     assert asyncio.run(ask_all()) == [AVAILABLE] * 50
     assert len(server.conversations) == 5
+
+
+@both
+def test_retry_after_counts_of_an_answer_that_is_no_grpc_too(peer: Peers, asynchronous: bool) -> None:
+    def script(conversation: Conversation) -> None:
+        conversation.answer(
+            conversation.request(), b"", headers=((":status", "503"), ("retry-after", "30")), trailers=()
+        )
+
+    server = peer(script)
+    (error,) = ask(server.target, asynchronous=asynchronous, timeout=5, retry=Retry(5, initial=0.001))
+    assert isinstance(error, Unavailable)
+    assert error.retry_after == 30
+    assert len(server.conversations) == 1

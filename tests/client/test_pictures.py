@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import random
 import zlib
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from glyph_client import AmbiguousPicture, NoInk, PictureError, PictureTooLarge, explain, preprocess
+from glyph_client import AmbiguousPicture, Client, NoInk, PictureError, PictureTooLarge, explain, preprocess
 from glyph_client._pictures import name_of, read_bytes
 from glyph_client._preprocess import preprocess_many
 from PIL import Image, ImageDraw
@@ -267,3 +269,21 @@ def test_messages_call_pictures_by_name(tmp_path: Path) -> None:
 def test_only_files_can_be_sent_as_they_are() -> None:
     with pytest.raises(PictureError, match="Received: ndarray"):
         read_bytes(GREY)
+
+
+def test_a_file_that_cannot_be_read_is_that_one_picture_s_error_whatever_it_raises(client: Client) -> None:
+    with gzip.open(io.BytesIO(gzip.compress(BYTES)[:-20])) as cut:
+        pictures: list[Any] = [BYTES, cut, BYTES]
+        outcomes = list(client.predict_many(pictures, server_side=True))
+    assert [isinstance(outcome, PictureError) for outcome in outcomes] == [False, True, False]
+    assert "the file cannot be read" in str(outcomes[1])
+
+
+def test_seconds_may_be_of_any_kind_of_number(client: Client) -> None:
+    kinds: list[Any] = [np.float32(20), Fraction(41, 2)]
+    assert all(client.status(timeout=seconds) for seconds in kinds)
+
+
+def test_zeros_are_blank_paper_of_whatever_type() -> None:
+    with pytest.raises(NoInk):
+        preprocess(np.zeros((28, 28), int))

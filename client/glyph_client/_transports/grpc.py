@@ -54,12 +54,12 @@ class BaseGrpcTransport(Generic[PooledT]):
         self._pool.discard(connection)
         if isinstance(error, Refused) and not is_new:
             return
+        if isinstance(error, Broken | OSError):  # A server that hangs is left, too.
+            self._pool.failed(connection.address)
         if time.monotonic() >= end:  # Which the server may have noticed first.
             raise call_error("DEADLINE_EXCEEDED", "no answer in time") from error
         if self._pool.closed:
             raise call_error("CANCELLED", "the client was closed") from error
-        if isinstance(error, Broken | OSError):
-            self._pool.failed(connection.address)
         raise failure(error) from error
 
 

@@ -49,6 +49,8 @@ class AsyncGrpcTransport(BaseGrpcTransport["TaskConnection"]):
                 self._lost(connection, error, end, is_new=is_new)
             except BaseException:
                 self._pool.discard(connection)
+                if time.monotonic() >= end:  # It was the call's own time, and not the caller, that ended it.
+                    self._pool.failed(connection.address)
                 raise
             else:
                 self._pool.give_back(connection)

@@ -90,7 +90,8 @@ class Calls:
         if status is None:
             http = answer.headers.get(":status", "none")
             said = answer.body[:200].decode("utf-8", "replace").strip()
-            raise call_error(_OF_HTTP_STATUS.get(http, "UNKNOWN"), f"no gRPC, but HTTP status {http} {said}".strip())
+            message = f"no gRPC, but HTTP status {http} {said}".strip()
+            raise call_error(_OF_HTTP_STATUS.get(http, "UNKNOWN"), message, retry_after=_retry_after(answer.headers))
         code = _OF_GRPC_STATUS.get(status, "UNKNOWN")
         details = unquote(answer.headers.get("grpc-message", "")) or "no details"
         raise call_error(code, details, retry_after=_retry_after(answer.headers))
