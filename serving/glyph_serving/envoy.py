@@ -235,7 +235,7 @@ def _grpc_options() -> dict[str, Any]:
 
 
 def _rest_options(flags: Flags) -> dict[str, Any]:
-    others = [{"filter": _has_status(status), "body_format_override": _page(status)} for status in (404, 501)]
+    others = [{"filter": _has_status(status), "body_format_override": _page(status)} for status in (404, 431, 501)]
     return {
         "codec_type": "HTTP1",
         "server_header_transformation": "PASS_THROUGH",

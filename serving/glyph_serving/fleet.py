@@ -21,12 +21,8 @@ from glyph_serving.manager import Manager
 from glyph_serving.metrics import Metrics, add_expositions, first_samples
 
 _READY, _STATUS, _METRICS, _RELOAD = "/ready", "/status", "/metrics", "/reload"
-_SECONDS = {
-    _READY: 5.0,
-    _STATUS: 5.0,
-    _METRICS: 5.0,
-    _RELOAD: 600.0,
-}  # the longest that a worker may take; a reload loads models
+# The longest that a worker may take; a reload loads models.
+_SECONDS = {_READY: 5.0, _STATUS: 5.0, _METRICS: 5.0, _RELOAD: 600.0}
 
 
 class Fleet:

@@ -79,7 +79,7 @@ class Harness:
         fingerprint: What the folder was like when it failed.
         tries: How often loading it has failed so far.
         retry: What will try again, while it waits for that.
-        elsewhere: Another folder that has come to hold this version, as far as that was told.
+        elsewhere: Another folder that has come to hold this version, once that has been said.
     """
 
     name: str

@@ -323,17 +323,9 @@ class Manager:
 
     def _aspire(self, name: str, version: int, path: Path) -> None:
         harness = self._harnesses.get((name, version))
-        if harness is not None and harness.path != path:
-            if harness.state is State.AVAILABLE and harness.elsewhere != path:
-                harness.elsewhere = path
-                LOGGER.warning(
-                    f"{name} version {version} goes on being served from {harness.path}, not {path}: what a number "
-                    "stands for does not change. Publish under another one"
-                )
-            if harness.retry is not None:
-                harness.retry.cancel()
-                harness.aspired, harness.state, harness.error = False, State.END, None
         if harness is not None:
+            if harness.path != path:
+                _leave_for(path, harness)
             if harness.state is not State.END:
                 return
             if harness.error and harness.aspired and harness.fingerprint == fingerprint(path):
@@ -419,6 +411,19 @@ class Manager:
             if harness.state is State.AVAILABLE and harness.loaded is not None:
                 versions.setdefault(harness.name, {})[harness.version] = harness.loaded
         self._routes = {name: _Routes(found, found[max(found)]) for name, found in versions.items()}
+
+
+def _leave_for(path: Path, harness: Harness) -> None:
+    """Gives up what has failed in another folder than the version is in now; what is served from there stays."""
+    if harness.retry is not None:
+        harness.retry.cancel()
+        harness.aspired, harness.state, harness.error = False, State.END, None
+    elif harness.state is State.AVAILABLE and harness.elsewhere != path:
+        harness.elsewhere = path
+        LOGGER.warning(
+            f"{harness.name} version {harness.version} goes on being served from {harness.path}, not {path}: what a "
+            "number stands for does not change. Publish under another one"
+        )
 
 
 def _has_versions(model: ModelConfig) -> bool:

@@ -264,6 +264,7 @@ def test_numbers_in_messages_are_written_as_rapidjson_does(server: Server, numbe
     [
         ("OPTIONS * HTTP/1.1\r\nHost: x", "404 Not Found"),
         ("GET /v1/models/digits HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip", "501 Not Implemented"),
+        (f"GET /v1 HTTP/1.1\r\nHost: x\r\nX: {'x' * 70_000}", "431 Request Header Fields Too Large"),
     ],
 )
 def test_what_never_reaches_the_api_is_answered_with_a_page(server: Server, head: str, status: str) -> None:

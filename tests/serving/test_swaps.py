@@ -39,7 +39,7 @@ def available(server: Server, model: str = MODEL) -> list[str]:
 
 
 @contextmanager
-def asking(server: Server, *questions: Callable[[], Any]) -> Iterator[None]:
+def asking(*questions: Callable[[], Any]) -> Iterator[None]:
     """Asks all the time, each question on a thread of its own; in the end none of them may have failed."""
     stop = threading.Event()
     failures: list[Any] = []
@@ -136,7 +136,7 @@ def by_policy(server: Server, folder: Path) -> None:
 def test_the_old_version_stays_until_the_new_one_is_available(
     server: Server, folder: Path, swap: Callable[[Server, Path], None]
 ) -> None:
-    with asking(server, asked_over_rest(server)):
+    with asking(asked_over_rest(server)):
         swap(server, folder)
         wait_until(lambda: available(server) == ["2"])
 
@@ -166,7 +166,7 @@ def test_a_request_that_is_being_read_when_its_version_is_unloaded_is_answered_b
 
     with grpc.insecure_channel(server.grpc) as channel:
         large = asked_over_rest(server, 60_000)
-        with asking(server, large, large, regress, predict):
+        with asking(large, large, regress, predict):
             for version in range(2, 10):
                 publish(folder / "model", version)
                 wait_until(lambda version=version: available(server) == [f"{version}"])  # type: ignore[misc]
@@ -247,9 +247,11 @@ def test_ready_is_what_all_workers_are(tmp_path: Path) -> None:
         server.running.process.send_signal(signal.SIGHUP)
         wait_until(lambda: ask_soon(server, "/v1/models/two:predict", b'{"instances": [[1.0]]}') == 200)
         os.kill(behind, signal.SIGCONT)
-        while True:
+
+        def available_to_all() -> bool:
             ready, _ = ask(server, "/readyz")
             states = [one["state"] for one in ask(server, "/v1/models/two")[1].get("model_version_status", [])]
             assert ready == 503 or states == ["AVAILABLE"]
-            if states == ["AVAILABLE"]:
-                break
+            return states == ["AVAILABLE"]
+
+        wait_until(available_to_all)

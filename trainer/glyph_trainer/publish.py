@@ -168,7 +168,7 @@ def _bless(trained: TrainedModel, staging: Path, stable: Path | None, limits: Li
     if stable:
         try:
             gates.append(comparison_gate(evaluation.is_right, _is_right(stable, trained.test), limits))
-        except (ModelError, ArithmeticError, LookupError, TypeError, ValueError, tf.errors.OpError) as error:
+        except (ModelError, LookupError, TypeError, ValueError, tf.errors.OpError) as error:
             reason = str(error).partition("\n")[0]
             gates.append(Gate(COMPARISON, False, f"{stable} cannot be compared with ({reason})"))
     asked, probabilities = trained.test.images[:_WARMUP_IMAGES], evaluation.probabilities[:_WARMUP_IMAGES]
