@@ -86,7 +86,8 @@ class Manager:
         self._routes: Mapping[str, _Routes] = {}
         self._labels: dict[str, Mapping[str, int]] = {}
         self._missing: dict[str, str] = {}
-        self._arrivals: dict[Path, dict[int, tuple[object, float]]] = {}  # what new folders were like, and since when
+        # what new folders were like, and since when; by model and base path
+        self._arrivals: dict[tuple[str, Path], dict[int, tuple[object, float]]] = {}
         self._awaiting: set[str] = set()  # the models of which wanted versions are still being copied
         self._generation = 0  # of the list of models
         self._reconciled = 0  # the generation that the harnesses reflect
@@ -262,7 +263,7 @@ class Manager:
         look = None
         try:
             on_disk = versions_on_disk(path)
-            here = aspired_versions(self._arrived(path, on_disk), model.policy)
+            here = aspired_versions(self._arrived(model, on_disk), model.policy)
             wanted = aspired_versions(on_disk, model.policy)
             look = _Look(here, not wanted.keys() <= here.keys())
             if not wanted:
@@ -271,7 +272,7 @@ class Manager:
                     "leaf directory as a number (eg. '/1/')?"
                 )
         except OSError as error:
-            self._arrivals[path] = {}
+            self._arrivals[model.name, path] = {}
             problem = (
                 f"Could not find base path {path} for servable {model.name} with error NOT_FOUND: {error.strerror}"
             )
@@ -280,13 +281,19 @@ class Manager:
         self._missing[model.name] = problem
         return look
 
-    def _arrived(self, base_path: Path, on_disk: Mapping[int, Path]) -> dict[int, Path]:
-        """The versions that are no longer being copied: those that were there at the first look, or stood still."""
+    def _arrived(self, model: ModelConfig, on_disk: Mapping[int, Path]) -> dict[int, Path]:
+        """The versions that are no longer being copied: those that were there at the first look, or stood still.
+
+        One that was there, failed and has changed since was being copied after all.
+        """
         now = time.monotonic()
-        known = self._arrivals.get(base_path)
+        place = model.name, model.base_path
+        known = self._arrivals.get(place)
         arrivals: dict[int, tuple[object, float]] = {}
         for version, path in on_disk.items():
             seen, since = known.get(version, (None, now)) if known is not None else (_ARRIVED, now)
+            if self._changed_since_it_failed(model.name, version, path):
+                seen = None
             if seen is not _ARRIVED and self._poll_seconds:
                 mark = fingerprint(path)
                 if mark != seen:
@@ -296,8 +303,18 @@ class Manager:
             else:
                 seen = _ARRIVED
             arrivals[version] = seen, since
-        self._arrivals[base_path] = arrivals
+        self._arrivals[place] = arrivals
         return {version: path for version, path in on_disk.items() if arrivals[version][0] is _ARRIVED}
+
+    def _changed_since_it_failed(self, name: str, version: int, path: Path) -> bool:
+        harness = self._harnesses.get((name, version))
+        return (
+            harness is not None
+            and harness.aspired
+            and (harness.failed or harness.retry is not None)
+            and harness.path == path
+            and harness.fingerprint != fingerprint(path)
+        )
 
     def _reconcile(self, generation: int, looks: Mapping[str, _Look]) -> None:
         with self._changed:
@@ -371,14 +388,14 @@ class Manager:
             return
         with self._changed:
             harness.tries += 1
-            harness.error = problem
+            harness.error, harness.fingerprint = problem, before
             again = harness.tries <= self._retry.retries and harness.aspired and not self._stopping
             if again:
                 harness.retry = threading.Timer(self._retry.interval, self._try_again, [harness])
                 harness.retry.daemon = True
                 harness.retry.start()
             else:
-                harness.state, harness.fingerprint = State.END, before
+                harness.state = State.END
             self._changed.notify_all()
         LOGGER.warning(
             f"{harness.name} version {harness.version} ({harness.path}) failed to load, try {harness.tries} of "

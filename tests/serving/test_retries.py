@@ -12,6 +12,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tests.conftest import Server, running_server
 from tests.serving.conftest import RECORDED_MODELS, ask, publish
 from tests.serving.test_lifecycle import wait_until
+from tests.serving.test_reload import reload
 
 MODEL = "/v1/models/half_plus_two"
 
@@ -61,3 +62,13 @@ def test_a_version_that_could_be_loaded_half_copied_is_not(server: Server, folde
     wait_until(lambda: "warm-up request 1 failed" in states(server).get("4", ("", ""))[1])
     assert [state for state, _ in states(server).values()].count("AVAILABLE") == 1
     assert states(server)["4"][0] != "AVAILABLE"
+
+
+def test_a_version_half_copied_at_the_first_look_is_served_once_it_is_whole(server: Server, tmp_path: Path) -> None:
+    whole = RECORDED_MODELS / "half_plus_two" / "1"
+    (tmp_path / "5").mkdir()
+    shutil.copy(whole / "saved_model.pb", tmp_path / "5")
+    reload(server, half_plus_two=tmp_path)
+    wait_until(lambda: "variables" in states(server).get("5", ("", ""))[1])
+    shutil.copytree(whole, tmp_path / "5", dirs_exist_ok=True)
+    wait_until(lambda: states(server)["5"][0] == "AVAILABLE")
