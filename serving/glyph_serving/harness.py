@@ -1,7 +1,6 @@
 """A version and where it stands, in TensorFlow Serving's terms: a servable in its harness, with a state."""
 
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -119,14 +118,3 @@ def failure_error(what: str, failures: Sequence[Failure]) -> ServingError:
         for failure in failures
     )
     return ServingError(Code.UNKNOWN, f"{len(failures)} {what}(s) did not become available: {{{reasons}}}")
-
-
-def fingerprint(path: Path) -> object:
-    """Changes when anything in a version's folder does."""
-    try:
-        files = [(str(file), file.lstat()) for file in path.rglob("*")]  # a link may lead nowhere
-        return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)
-    except PermissionError as error:  # it stands still, and loading it will say so
-        return str(error)
-    except OSError:
-        return time.monotonic()

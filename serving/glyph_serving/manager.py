@@ -6,7 +6,6 @@ is available (the availability-preserving policy); a failed load is tried again.
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,34 +13,10 @@ from pathlib import Path
 
 from glyph_serving.config import LoggingConfig, ModelConfig
 from glyph_serving.errors import Code, ServingError, invalid_argument
-from glyph_serving.harness import (
-    Failure,
-    Harness,
-    Loaded,
-    Loader,
-    RetryPolicy,
-    State,
-    VersionStatus,
-    fingerprint,
-)
+from glyph_serving.harness import Failure, Harness, Loaded, Loader, RetryPolicy, State, VersionStatus
 from glyph_serving.log import LOGGER
 from glyph_serving.servable import release_memory
-from glyph_serving.source import aspired_versions, versions_on_disk
-
-_ARRIVED = object()  # what a version's folder is like that is no longer looked at
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What the policy of a model wants of what lies on disk.
-
-    Attributes:
-        here: The versions that have arrived.
-        awaited: Whether there are others, which are still being copied.
-    """
-
-    here: Mapping[int, Path]
-    awaited: bool
+from glyph_serving.source import Look, Source, aspired_versions, fingerprint, versions_on_disk
 
 
 @dataclass(frozen=True)
@@ -78,6 +53,7 @@ class Manager:
         self._load = load
         self._retry = retry
         self._poll_seconds = poll_seconds
+        self._source = Source(poll_seconds, self._changed_since_it_failed)
         self._allow_unavailable_labels = allow_unavailable_labels
         self._pool = ThreadPoolExecutor(load_threads, thread_name_prefix="load")
         self._changed = threading.Condition()
@@ -85,9 +61,6 @@ class Manager:
         self._harnesses: dict[tuple[str, int], Harness] = {}
         self._routes: Mapping[str, _Routes] = {}
         self._labels: dict[str, Mapping[str, int]] = {}
-        self._missing: dict[str, str] = {}
-        # what new folders were like, and since when; by model and base path
-        self._arrivals: dict[tuple[str, Path], dict[int, tuple[object, float]]] = {}
         self._awaiting: set[str] = set()  # the models of which wanted versions are still being copied
         self._generation = 0  # of the list of models
         self._reconciled = 0  # the generation that the harnesses reflect
@@ -165,7 +138,6 @@ class Manager:
                 self._check_labels(name, model.labels)
             self._models = dict(models)
             self._labels = {name: dict(model.labels) for name, model in models.items()}
-            self._missing = {name: text for name, text in self._missing.items() if name in models}
             self._generation += 1
         self._wake.set()
 
@@ -252,59 +224,8 @@ class Manager:
             self._wake.clear()
             with self._changed:
                 generation, models = self._generation, self._models
-            looks = {name: self._look(model) for name, model in models.items()}
-            self._reconcile(generation, {name: look for name, look in looks.items() if look is not None})
+            self._reconcile(generation, self._source.look(models))
             self._wake.wait(self._poll_seconds or None)
-
-    def _look(self, model: ModelConfig) -> _Look | None:
-        """The aspired versions of a model; None when its folder cannot be read, which changes nothing."""
-        path = model.base_path
-        problem = ""
-        look = None
-        try:
-            on_disk = versions_on_disk(path)
-            here = aspired_versions(self._arrived(model, on_disk), model.policy)
-            wanted = aspired_versions(on_disk, model.policy)
-            look = _Look(here, not wanted.keys() <= here.keys())
-            if not wanted:
-                problem = (
-                    f"No versions of servable {model.name} found under base path {path}. Did you forget to name your "
-                    "leaf directory as a number (eg. '/1/')?"
-                )
-        except OSError as error:
-            self._arrivals[model.name, path] = {}
-            problem = (
-                f"Could not find base path {path} for servable {model.name} with error NOT_FOUND: {error.strerror}"
-            )
-        if problem and self._missing.get(model.name) != problem:
-            LOGGER.warning(f"{problem} Looking again every {self._poll_seconds:g} s" if self._poll_seconds else problem)
-        self._missing[model.name] = problem
-        return look
-
-    def _arrived(self, model: ModelConfig, on_disk: Mapping[int, Path]) -> dict[int, Path]:
-        """The versions that are no longer being copied: those that were there at the first look, or stood still.
-
-        One that was there, failed and has changed since was being copied after all.
-        """
-        now = time.monotonic()
-        place = model.name, model.base_path
-        known = self._arrivals.get(place)
-        arrivals: dict[int, tuple[object, float]] = {}
-        for version, path in on_disk.items():
-            seen, since = known.get(version, (None, now)) if known is not None else (_ARRIVED, now)
-            if self._changed_since_it_failed(model.name, version, path):
-                seen = None
-            if seen is not _ARRIVED and self._poll_seconds:
-                mark = fingerprint(path)
-                if mark != seen:
-                    seen, since = mark, now
-                elif now - since >= self._poll_seconds / 2:  # a look may come early
-                    seen = _ARRIVED
-            else:
-                seen = _ARRIVED
-            arrivals[version] = seen, since
-        self._arrivals[place] = arrivals
-        return {version: path for version, path in on_disk.items() if arrivals[version][0] is _ARRIVED}
 
     def _changed_since_it_failed(self, name: str, version: int, path: Path) -> bool:
         harness = self._harnesses.get((name, version))
@@ -316,7 +237,7 @@ class Manager:
             and harness.fingerprint != fingerprint(path)
         )
 
-    def _reconcile(self, generation: int, looks: Mapping[str, _Look]) -> None:
+    def _reconcile(self, generation: int, looks: Mapping[str, Look]) -> None:
         with self._changed:
             if self._stopping or generation != self._generation:
                 return

@@ -17,7 +17,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from glyph_serving.harness import fingerprint
+from glyph_serving.source import fingerprint
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc, regression_pb2
 
 from tests.conftest import BIN, Server, find_free_ports, running_server, started
