@@ -69,5 +69,5 @@ def read_file(path: str) -> bytes:
         reason = "No such device" if isinstance(error, IsADirectoryError) else error.strerror
         raise ServingError(code, f"{path}; {reason}", error.strerror or "") from None
     if not content:
-        raise invalid_argument(f"{path}; Invalid argument", "the file is empty")
+        raise invalid_argument(f"{path}; Invalid argument", "the file is empty, or a pipe that was read before")
     return content

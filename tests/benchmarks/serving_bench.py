@@ -320,6 +320,7 @@ def measure(bench: Bench) -> tuple[list[Bar], dict[str, dict[str, Load]]]:
 
 
 def cell(load: Load | None) -> str:
+    """A load as the table shows it."""
     return f"{load.rate:>8,.0f} {load.median * 1e3:>5.2f} ms" if load is not None else ""
 
 
@@ -338,11 +339,7 @@ def main() -> int:
         return 0 if all(bar.reached for bar in bars) else 1
     print(f"{'':<28}" + "".join(f"{f'({name})':>17}" for name in "abcdefg") + "      requests/s and median")
     for title, loads in table.items():
-        cells = (
-            f"{loads[name].rate:>8,.0f} {loads[name].median * 1e3:>5.2f} ms" if name in loads else ""
-            for name in "abcdefg"
-        )
-        print(f"{title:<28}" + "".join(f"{cell:>17}" for cell in cells))
+        print(f"{title:<28}" + "".join(f"{cell(loads.get(name)):>17}" for name in "abcdefg"))
     print()
     for bar in bars:
         print(f"{bar.name:<50}{bar.value:>7.2f}   {bar.word} {bar.bar:<5g} {'reached' if bar.reached else 'MISSED'}")
