@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from h2.events import DataReceived, Event, RequestReceived, StreamEnded
 from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes, Settings
 
-from tests.client.stand_ins import STATUS
+from tests.client.stand_ins import REST_STATUS, STATUS
 
 OK = (("grpc-status", "0"),)
 HEADERS = ((":status", "200"), ("content-type", "application/grpc"))
@@ -132,6 +132,7 @@ class Peer:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 thread = threading.Thread(target=self._converse, args=(connection,))
                 self._threads.append(thread)
                 thread.start()
@@ -163,6 +164,34 @@ class Peer:
         assert not self.errors, self.errors
 
 
+@contextlib.contextmanager
+def listening(script: Callable[[socket.socket], object]) -> Iterator[str]:
+    """The address of a server on loopback; `script(connection)` runs in a thread for each connection."""
+
+    def converse(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):  # The client has hung up.
+            script(connection)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sockets.append(listener.accept()[0])
+                threads.append(threading.Thread(target=converse, args=sockets[-1:]))
+                threads[-1].start()
+
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
+        sockets, threads = [listener], [threading.Thread(target=accept)]
+        threads[0].start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            for each in sockets:
+                with contextlib.suppress(OSError):  # It is closed already.
+                    each.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join()
+
+
 def ask(target: str, times: int = 1, *, asynchronous: bool, **options: Any) -> list[Any]:
     """What came of so many calls with one client: the model's versions, or the error."""
     options = {"retry": Retry(1), "timeout": 60, **options}
@@ -187,3 +216,9 @@ def answers(conversation: Conversation) -> None:
     """A script: answers everything."""
     while True:
         conversation.answer(conversation.request(), framed(STATUS))
+
+
+def answers_in_json(connection: socket.socket) -> None:
+    """The same for `listening`, over REST."""
+    while connection.recv(65_536):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(REST_STATUS), REST_STATUS))

@@ -62,6 +62,11 @@ def test_addresses_of_every_kind_are_taken() -> None:
     assert [(each.host, each.port) for each in taken] == [("a", 1)] * 3 + [("a", 0), ("a", 2), ("a", 1), ("::1", 8500)]
 
 
+def test_a_name_of_other_letters_is_written_in_ascii() -> None:
+    (taken,) = split_targets("http://bücher.example:8501")
+    assert taken.authority == "xn--bcher-kva.example:8501"
+
+
 def test_secrets_and_headers_travel_with_every_request(grpc_stub: Any, rest_stub: Any) -> None:
     for stub in (grpc_stub(answered), rest_stub(lambda *_: (200, REST_STATUS, {}))):
         with Client(stub.target, api_key="k", token="t", headers={"X-Team": "a"}) as client:

@@ -303,7 +303,8 @@ def test_silence_ends_at_the_deadline(grpc_stub: Any, rest_stub: Any, kind: str,
     release.set()
 
 
-@pytest.mark.parametrize(("asynchronous", "part"), [(False, "body"), (True, "body"), (True, "headers")])
+@pytest.mark.parametrize("part", ["headers", "body"])
+@pytest.mark.parametrize("asynchronous", [False, True])
 def test_an_answer_that_trickles_ends_at_the_deadline(asynchronous: bool, part: str) -> None:
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -331,7 +332,7 @@ def test_an_answer_that_trickles_ends_at_the_deadline(asynchronous: bool, part: 
     target = f"http://127.0.0.1:{server.server_port}"
 
     try:
-        with pytest.raises(DeadlineExceeded, match="no answer in time" if asynchronous else "trickled"):
+        with pytest.raises(DeadlineExceeded, match="no answer in time"):
             status_at(target, asynchronous=asynchronous, timeout=0.3)
     finally:
         ended.set()

@@ -28,8 +28,7 @@ from glyph_client import (
     Unavailable,
     Unsupported,
 )
-from glyph_client._transports import grpc as threaded
-from glyph_client._transports import grpc_async
+from glyph_client._transports import tasks, threads
 from h2.errors import ErrorCodes
 
 from tests.client.peers import HEADERS, OK, Asked, Conversation, Peer, answers, ask, framed
@@ -210,18 +209,18 @@ def test_an_answer_counts_though_the_server_hears_no_more(peer: Peers, monkeypat
 
         asked = False
 
-        def sendall(self, *arguments: Any) -> None:
+        def send(self, *arguments: Any) -> int:
             if self.asked:
                 raise BrokenPipeError
             self.asked = True
-            super().sendall(*arguments)
+            return super().send(*arguments)
 
     def script(conversation: Conversation) -> None:
         asked = conversation.request()
         conversation.h2.ping(b"12345678")
         conversation.answer(asked, framed(STATUS))
 
-    monkeypatch.setattr(threaded, "new_socket", lambda address: Closing(address[0], socket.SOCK_STREAM))
+    monkeypatch.setattr(threads, "new_socket", lambda address: Closing(address[0], socket.SOCK_STREAM))
     server = peer(script)
     assert ask(server.target, 2, asynchronous=False) == [AVAILABLE] * 2
     assert len(server.conversations) == 2
@@ -284,7 +283,7 @@ def test_silence_is_not_waited_for_and_its_connection_not_used_again(peer: Peers
 def test_an_address_from_which_nothing_comes_leaves_time_for_another(
     peer: Peers, asynchronous: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (threaded, grpc_async):
+    for module in (threads, tasks):
         monkeypatch.setattr(module, "CONNECT_SECONDS", 0.2)
     server = peer(answers)
     with full_listener() as silent:
@@ -374,14 +373,14 @@ sys.exit(not outcome)
 
 
 def test_a_silent_peer_is_asked_whether_it_lives() -> None:
-    with threaded.new_socket((socket.AF_INET, None)) as new:
+    with threads.new_socket((socket.AF_INET, None)) as new:
         assert new.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         assert new.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
         assert new.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
 
 
 def test_more_tasks_than_connections_wait(peer: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_async, "_MOST_CONNECTIONS", 5)
+    monkeypatch.setattr(tasks, "_MOST_CONNECTIONS", 5)
     server = peer(answers)
 
     async def ask_all() -> Any:

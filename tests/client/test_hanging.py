@@ -1,13 +1,18 @@
-"""Servers that take a request and never answer it."""
+"""Servers that take a request and never answer it, and those that take their time over each stage of a call."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+import threading
+import time
 from typing import Any
 
 import pytest
-from glyph_client import AsyncClient, CallError, Client
+from glyph_client import TLS, AsyncClient, CallError, Client, DeadlineExceeded
+
+from tests.client.peers import ask, listening
 
 LATE = "DEADLINE_EXCEEDED"
 
@@ -60,3 +65,47 @@ def test_an_address_of_a_name_that_hangs_is_left_too(server: Any, asynchronous: 
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
         of_calls = outcomes("dns:///replicas.test:8500", asynchronous=asynchronous)
     assert sorted(of_calls) == [LATE] + 4 * ["answered"]
+
+
+@pytest.mark.parametrize("scheme", ["grpcs", "https"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_all_stages_of_a_call_share_its_time(certificates: Any, scheme: str, asynchronous: bool) -> None:
+    """Each lasts 1.6 s of the call's 2, so that only one that counts them together ends in time."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    over = threading.Event()
+
+    def script(connection: socket.socket) -> None:
+        if not over.wait(1.6):
+            with context.wrap_socket(connection, server_side=True) as secured:
+                secured.recv(65_536)
+                if not over.wait(1.6):
+                    secured.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n" if scheme == "https" else bytes(9))
+                    over.wait(10)
+
+    with listening(script) as address:
+        start = time.monotonic()
+        target = f"{scheme}://localhost:{address.rpartition(':')[2]}"
+        (error,) = ask(target, asynchronous=asynchronous, timeout=2, tls=TLS(certificates.authority))
+        took = time.monotonic() - start
+        over.set()
+    assert isinstance(error, DeadlineExceeded)
+    assert took < 4
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_server_that_never_falls_silent_is_not_heard_for_longer(asynchronous: bool) -> None:
+    over = threading.Event()
+
+    def script(connection: socket.socket) -> None:
+        connection.sendall(bytes.fromhex("000000040000000000"))
+        while not over.is_set():
+            connection.sendall(bytes.fromhex("000008060100000000") + bytes(8))  # replies to a PING that nobody sent
+
+    with listening(script) as address:
+        threading.Timer(10, over.set).start()
+        (error,) = ask(address, asynchronous=asynchronous, timeout=0.5)
+        assert not over.is_set()
+        over.set()
+    assert isinstance(error, DeadlineExceeded)

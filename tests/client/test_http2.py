@@ -17,6 +17,7 @@ from glyph_client import (
     Unavailable,
 )
 from glyph_client._transports import http2
+from glyph_client._transports.exchange import Broken, Refused, Reset
 from h2.errors import ErrorCodes
 from h2.events import PingAckReceived, RequestReceived
 from h2.settings import SettingCodes
@@ -223,7 +224,7 @@ def test_a_window_is_that_of_its_own_stream() -> None:
     assert steps.send(WindowUpdateFrame(0, window_increment=50_000).serialize()) == b""
     rest = steps.send(WindowUpdateFrame(1, window_increment=50_000).serialize())
     assert 100_000 < sent + len(rest) < 100_500
-    with pytest.raises(http2.Broken):
+    with pytest.raises(Broken):
         steps.send(b"")
 
 
@@ -307,7 +308,7 @@ def test_whatever_a_server_says_the_connection_goes_on_or_is_broken(said: list[b
     steps = connection.exchange(http2.encode_headers([(":method", "POST")]), bytes(40_000))
     next(steps)
     stream = b"".join(said)
-    with suppress(http2.Broken, http2.Refused, http2.Reset, StopIteration):
+    with suppress(Broken, Refused, Reset, StopIteration):
         for start in range(0, len(stream), size):
             steps.send(stream[start : start + size])
         steps.close()

@@ -94,6 +94,6 @@ def test_its_command_answers_there(fresh: Path) -> None:
 
 
 def test_importing_it_loads_no_transport() -> None:
-    code = "import sys, glyph_client; print([m for m in ('grpc', 'httpx', 'opentelemetry') if m in sys.modules])"
+    code = "import sys, glyph_client; print([m for m in ('grpc', 'h11', 'hpack', 'opentelemetry') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"

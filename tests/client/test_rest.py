@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-from glyph_client import AsyncClient, Client, Retry, ServerFault
+from glyph_client import AsyncClient, CallError, Client, Retry, ServerFault
+from glyph_client._transports import threads
 
+from tests.client.peers import answers_in_json, listening
 from tests.client.stand_ins import REST_STATUS
 
 
@@ -71,14 +74,14 @@ def test_closing_ends_the_call_under_way() -> None:
 
 
 def test_closing_ends_a_call_that_connects(monkeypatch: pytest.MonkeyPatch) -> None:
-    create_connection = socket.create_connection
+    class Closing(socket.socket):
+        """Connects while the client is closed."""
 
-    def connect_and_close(*arguments: Any, **options: Any) -> socket.socket:
-        connected = create_connection(*arguments, **options)
-        client.close()
-        return connected
+        def connect(self, address: Any) -> None:
+            super().connect(address)
+            client.close()
 
-    monkeypatch.setattr(socket, "create_connection", connect_and_close)
+    monkeypatch.setattr(threads, "new_socket", lambda address: Closing(address[0], socket.SOCK_STREAM))
     with silent_server() as (target, asked):
         client = Client(target, retry=Retry(1))
         with pytest.raises(ServerFault, match="CANCELLED: the client was closed"):
@@ -97,3 +100,33 @@ def test_closing_ends_the_task_under_way() -> None:
 
     with silent_server() as (target, asked):
         asyncio.run(ask_and_close(target, asked))
+
+
+def test_closing_leaves_no_connection_open() -> None:
+    def opened(address: str) -> list[socket.socket]:
+        found = []
+        for each in gc.get_objects():
+            if type(each) is socket.socket and each.family is socket.AF_INET:
+                with suppress(OSError):  # It is closed, or a listener.
+                    found += [each] if "{}:{}".format(*each.getpeername()) == address else []
+        return found
+
+    async def ask_on_and_close(address: str) -> None:
+        client, answered = AsyncClient(f"http://{address}", retry=Retry(1)), asyncio.Semaphore(0)
+
+        async def ask_on() -> None:
+            while True:
+                await client.status()
+                answered.release()
+
+        asking = [asyncio.create_task(ask_on()) for _ in range(12)]
+        for _ in range(120):
+            await answered.acquire()
+        assert opened(address)
+        await client.close()
+        assert opened(address) == []
+        ended = await asyncio.gather(*asking, return_exceptions=True)
+        assert [each.code for each in ended if isinstance(each, CallError)] == ["CANCELLED"] * 12
+
+    with listening(answers_in_json) as address:
+        asyncio.run(ask_on_and_close(address))

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from glyph_client._errors import TargetError
 from glyph_client._transports.base import AsyncTransport, Options, Target, Transport
+from glyph_client._transports.exchange import Calls
 
 _SCHEMES: Final = ("grpc", "grpcs", "http", "https", "dns")
 _EXAMPLES: Final = (
@@ -25,24 +26,26 @@ def split_targets(target: str | Sequence[str]) -> list[Target]:
 
 def connect(target: Target, options: Options) -> Transport:
     """A transport to one address; gRPC unless it begins with http. Nothing is sent yet."""
-    if target.scheme in {"http", "https"}:
-        from glyph_client._transports.rest import RestTransport
+    from glyph_client._transports.threads import ThreadTransport
 
-        return RestTransport(target.text, options=options)
-    from glyph_client._transports.grpc import GrpcTransport
-
-    return GrpcTransport(target, options)
+    return ThreadTransport(target, _calls(target, options), options.tls)
 
 
 def connect_async(target: Target, options: Options) -> AsyncTransport:
     """As `connect`, for asyncio."""
+    from glyph_client._transports.tasks import TaskTransport
+
+    return TaskTransport(target, _calls(target, options), options.tls)
+
+
+def _calls(target: Target, options: Options) -> Calls:
     if target.scheme in {"http", "https"}:
-        from glyph_client._transports.rest import AsyncRestTransport
+        from glyph_client._transports.rest_call import RestCalls
 
-        return AsyncRestTransport(target.text, options=options)
-    from glyph_client._transports.grpc_async import AsyncGrpcTransport
+        return RestCalls(target, options)
+    from glyph_client._transports.grpc_call import GrpcCalls
 
-    return AsyncGrpcTransport(target, options)
+    return GrpcCalls(target, options)
 
 
 def _parse(text: str) -> Target:
@@ -51,11 +54,12 @@ def _parse(text: str) -> Target:
         rest = rest[1:] if rest.startswith("/") else ""
     try:
         parts = urlsplit(f"//{rest}")
-        port = parts.port
+        host, port = parts.hostname or "", parts.port
+        host = host if host.isascii() else host.encode("idna").decode()
     except ValueError as error:
         raise TargetError(f"no address of a server ({error}). Received: {text!r}. {_EXAMPLES}") from error
     is_web = scheme in {"http", "https"}
     has_path = parts.path.rstrip("/") and not is_web
-    if (separator and scheme not in _SCHEMES) or not parts.hostname or (port is None and not is_web) or has_path:
+    if (separator and scheme not in _SCHEMES) or not host or (port is None and not is_web) or has_path:
         raise TargetError(f"no address of a server. Received: {text!r}. {_EXAMPLES}")
-    return Target(text, scheme or "grpc", parts.hostname, port or 0)
+    return Target(text, scheme or "grpc", host, port or 0)

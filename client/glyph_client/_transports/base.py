@@ -39,6 +39,12 @@ class Target:
     host: str
     port: int
 
+    @property
+    def authority(self) -> str:
+        """The host and the port, as the server is told."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" if self.port else host
+
 
 @dataclass(frozen=True, slots=True)
 class Options:

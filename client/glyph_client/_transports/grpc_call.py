@@ -8,10 +8,11 @@ from typing import Final
 from urllib.parse import unquote
 
 from glyph_client import _wire
-from glyph_client._errors import CODES, CallError, Code, call_error
+from glyph_client._errors import CODES, Code, call_error
 from glyph_client._retry import seconds_to_wait
-from glyph_client._transports.base import Options
-from glyph_client._transports.http2 import Answer, Broken, Refused, Reset, encode_headers
+from glyph_client._transports.base import Options, Target
+from glyph_client._transports.exchange import Answer
+from glyph_client._transports.http2 import Connection, encode_headers
 from glyph_client._types import Request, Response
 
 _OF_GRPC_STATUS: Final[Mapping[str, Code]] = {str(number): code for number, code in enumerate(CODES, 1)}
@@ -26,28 +27,21 @@ _OF_HTTP_STATUS: Final[Mapping[str, Code]] = {
     "503": "UNAVAILABLE",
     "504": "UNAVAILABLE",
 }
-# NO_ERROR (0) and INTERNAL_ERROR (2) would be INTERNAL too, but are how a proxy says that it lost the server while it
-# answered (Caddy and Envoy by the latter, Envoy before 1.37 by the former): a lost connection, seen from further away.
-_OF_RESET: Final[Mapping[int, Code]] = {
-    0: "UNAVAILABLE",
-    2: "UNAVAILABLE",
-    8: "CANCELLED",
-    11: "RESOURCE_EXHAUSTED",
-    12: "PERMISSION_DENIED",
-}
 _MOST_SECONDS: Final = 99_999  # of a timeout that is told in milliseconds: 8 digits
 
 
-class Calls:
-    """Calls to one authority, with the same headers.
+class GrpcCalls:
+    """Calls to one server, with the same headers (see `exchange.Calls`).
 
     Args:
-        scheme: `http` or `https`.
-        authority: the host and the port, as the server is told.
+        target: its address.
         options: what all calls have in common.
     """
 
-    def __init__(self, scheme: str, authority: str, options: Options) -> None:
+    alpn = "h2"
+
+    def __init__(self, target: Target, options: Options) -> None:
+        scheme = "https" if target.scheme == "grpcs" else "http"
         common = [("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "glyph-client")]
         common += [("grpc-accept-encoding", "identity,deflate,gzip")]
         common += [("grpc-encoding", "gzip")] if options.compression else []
@@ -55,22 +49,17 @@ class Calls:
         self._compression = options.compression
         self._headers = {
             kind: encode_headers(
-                [(":method", "POST"), (":scheme", scheme), (":path", path), (":authority", authority), *common]
+                [(":method", "POST"), (":scheme", scheme), (":path", path), (":authority", target.authority), *common]
             )
             for kind, path in _wire.METHODS.items()
         }
 
+    def connection(self) -> Connection:
+        """The state of a new connection."""
+        return Connection()
+
     def write(self, request: Request, timeout: float, headers: Mapping[str, str]) -> tuple[bytes, bytes]:
-        """The block of headers and the body of a call.
-
-        Args:
-            request: what is asked.
-            timeout: seconds, which the server is told.
-            headers: sent with this call alone.
-
-        Raises:
-            InputError: a value cannot be sent.
-        """
+        """The block of headers and the body of a call (see `exchange.Calls.write`)."""
         message = _wire.encode(request)
         if self._compression:
             message = gzip.compress(message, compresslevel=1)
@@ -79,11 +68,7 @@ class Calls:
         return self._headers[type(request)] + own, _prefix(message, compressed=self._compression) + message
 
     def read(self, request: Request, answer: Answer) -> Response:
-        """The response to a request.
-
-        Raises:
-            CallError: the server's error; INTERNAL, the answer is not understood.
-        """
+        """The response to a request (see `exchange.Calls.read`)."""
         status = answer.headers.get("grpc-status")
         if status == "0":
             return _wire.decode(request, _message(answer))
@@ -95,15 +80,6 @@ class Calls:
         code = _OF_GRPC_STATUS.get(status, "UNKNOWN")
         details = unquote(answer.headers.get("grpc-message", "")) or "no details"
         raise call_error(code, details, retry_after=_retry_after(answer.headers))
-
-
-def failure(error: Broken | Refused | Reset | OSError) -> CallError:
-    """The error of a call whose connection failed."""
-    if isinstance(error, Reset):
-        return call_error(_OF_RESET.get(error.code, "INTERNAL"), str(error))
-    if isinstance(error, OSError):
-        return call_error("UNAVAILABLE", f"the connection failed: {error.strerror or error}")
-    return call_error("UNAVAILABLE", str(error))
 
 
 def _lower(headers: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -8,13 +8,14 @@ on every connection at any time, and one that comes again need not be read again
 """
 
 import struct
-from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
 from hpack import Decoder, HPACKError
 from hpack.hpack import encode_integer
+
+from glyph_client._transports.exchange import Answer, Broken, Exchange, Refused, Reset
 
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
@@ -29,42 +30,6 @@ _DEFAULT_FRAME_SIZE: Final = 16_384
 _WIDEST: Final = 2**31 - 1  # of windows, and the last stream; answers are read as fast as they come
 _ACCOUNT_AT: Final = 2**30  # bytes received, until the server is told that it may send as many more
 _LONGEST_BLOCK: Final = 262_144  # bytes of headers
-
-
-class Broken(Exception):  # noqa: N818
-    """The connection ended, or what came over it is no HTTP/2."""
-
-
-class Refused(Exception):  # noqa: N818
-    """The server has not looked at the request, so another connection may carry it."""
-
-
-class Reset(Exception):  # noqa: N818
-    """The server gave the request up.
-
-    Attributes:
-        code: the HTTP/2 error code it gave.
-    """
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"the server reset the stream (HTTP/2 error {code})")
-        self.code = code
-
-
-@dataclass(slots=True)
-class Answer:
-    """What came back.
-
-    Attributes:
-        headers: by name, the trailers among them.
-        body: what stood between the two.
-    """
-
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytearray = field(default_factory=bytearray)
-
-
-Exchange = Generator[bytes, bytes, Answer]
 
 
 def encode_headers(fields: Iterable[tuple[str, str]]) -> bytes:
@@ -101,11 +66,7 @@ _GREETING: Final = (
 
 
 class Connection:
-    """The state of a connection. After an error it is to be closed.
-
-    Attributes:
-        usable: whether it takes a further request.
-    """
+    """The state of a connection (see `exchange.Connection`)."""
 
     def __init__(self) -> None:
         self.usable = True
@@ -117,24 +78,11 @@ class Connection:
         self._unaccounted = 0
         self._last_accepted = _WIDEST
 
-    def exchange(self, headers: bytes, body: bytes) -> Exchange:
-        """Sends a request and reads its answer.
-
-        Args:
-            headers: the encoded block.
-            body: what follows it.
-
-        Yields:
-            Bytes to send, perhaps none. It is then sent what was received, where no bytes mean the connection's end.
-
-        Raises:
-            Refused: the server has not looked at the request.
-            Reset: it gave the request up.
-            Broken: the connection ended, or this is no HTTP/2.
-        """
+    def exchange(self, head: bytes, body: bytes) -> Exchange:
+        """Sends a request, its headers encoded, and reads its answer (see `exchange.Connection.exchange`)."""
         self._stream += 2
         self._stream_window = self._initial_window
-        self._send_headers(headers)
+        self._send_headers(head)
         unsent = memoryview(body)
         reading = _Reading()
         while not reading.ended:
@@ -151,11 +99,7 @@ class Connection:
         return reading.answer
 
     def idle(self, received: bytes) -> bytes:
-        """Takes what came between two requests; returns what is to be sent in reply.
-
-        Raises:
-            Broken: the connection ended, or this is no HTTP/2.
-        """
+        """Takes what came between two requests; returns what is to be sent in reply."""
         for frame in self._frames(received):
             self._handle(*frame)
         return self.owed()

@@ -1,46 +1,46 @@
-"""TensorFlow Serving over gRPC, for threads."""
+"""Connections that threads drive."""
 
 import contextlib
 import socket
 import ssl
 import time
 from collections.abc import Mapping
-from typing import Final, Generic
+from typing import Any, Final, Generic
 
 from glyph_client._errors import CallError, call_error
-from glyph_client._transports.base import Options, Target
-from glyph_client._transports.grpc_call import Calls, failure
-from glyph_client._transports.http2 import Answer, Broken, Connection, Refused, Reset
+from glyph_client._transports.base import TLS, Target
+from glyph_client._transports.exchange import Answer, Broken, Calls, Connection, Refused, Reset, failure
 from glyph_client._transports.pool import Address, Pool, PooledT
 from glyph_client._transports.tls import ssl_context
 from glyph_client._types import Request, Response
 
 CONNECT_SECONDS: Final = 3.0  # so that an address from which nothing comes leaves time for another
+_PORTS: Final = {"http": 80, "https": 443}  # where the address names none
 _READ: Final = 65_536  # bytes at once
 # Seconds until the system asks a silent peer whether it still lives, seconds between its questions, and their number,
 # each where the system has it, by the name it has there.
 _KEEPALIVE: Final = (("TCP_KEEPIDLE", 60), ("TCP_KEEPALIVE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 
 
-class BaseGrpcTransport(Generic[PooledT]):
+class BaseTransport(Generic[PooledT]):
     """What the transport for threads and the one for asyncio share.
 
     Args:
         target: where to.
-        options: what all calls have in common.
+        calls: how requests are said there.
+        tls: the certificates for it.
 
     Raises:
         TargetError: a certificate cannot be used.
     """
 
-    def __init__(self, target: Target, options: Options) -> None:
+    def __init__(self, target: Target, calls: Calls, tls: TLS) -> None:
         self.target = target.text
-        self._host, self._port = target.host, target.port
-        self._tls = ssl_context(options.tls) if target.scheme == "grpcs" else None
+        self._host, self._port = target.host, target.port or _PORTS[target.scheme]
+        self._calls = calls
+        self._tls = ssl_context(tls) if target.scheme in {"grpcs", "https"} else None
         if self._tls:
-            self._tls.set_alpn_protocols(["h2"])
-        host = f"[{target.host}]" if ":" in target.host else target.host
-        self._calls = Calls("https" if self._tls else "http", f"{host}:{target.port}", options)
+            self._tls.set_alpn_protocols([calls.alpn])
         self._pool: Pool[PooledT] = Pool(balanced=target.scheme == "dns")
 
     def _lost(
@@ -63,17 +63,17 @@ class BaseGrpcTransport(Generic[PooledT]):
         raise failure(error) from error
 
 
-class GrpcTransport(BaseGrpcTransport["ThreadConnection"]):
+class ThreadTransport(BaseTransport["ThreadConnection"]):
     """Connections to one target, each with one call at a time."""
 
     def send(self, request: Request, *, timeout: float, headers: Mapping[str, str]) -> Response:
         """Sends a request and returns its response (see `Transport.send`)."""
         end = time.monotonic() + timeout
-        block, body = self._calls.write(request, timeout, headers)
+        head, body = self._calls.write(request, timeout, headers)
         while True:
             connection, is_new = self._connection(end)
             try:
-                answer = connection.exchange(block, body, end)
+                answer = connection.exchange(head, body, end)
             except (Broken, Refused, Reset, OSError) as error:
                 self._lost(connection, error, end, is_new=is_new)
             except BaseException:
@@ -101,7 +101,7 @@ class GrpcTransport(BaseGrpcTransport["ThreadConnection"]):
                     return connection, False
                 pool.discard(connection)
             try:
-                connection = ThreadConnection(address, self._connect(address, end))
+                connection = ThreadConnection(address, self._connect(address, end), self._calls.connection())
             except OSError as error:
                 pool.failed(address)
                 failed = error
@@ -111,63 +111,67 @@ class GrpcTransport(BaseGrpcTransport["ThreadConnection"]):
         raise not_connected(failed, end) from failed
 
     def _connect(self, address: Address, end: float) -> socket.socket:
+        end = min(end, time.monotonic() + CONNECT_SECONDS)
         with contextlib.ExitStack() as stack:
-            connection = stack.enter_context(new_socket(address))
-            connection.settimeout(min(max(end - time.monotonic(), 0.001), CONNECT_SECONDS))
-            connection.connect(address[1])
+            connected = stack.enter_context(new_socket(address))
+            wait_until(end, connected)
+            connected.connect(address[1])
             if self._tls:
-                connection = stack.enter_context(self._tls.wrap_socket(connection, server_hostname=self._host))
+                wait_until(end, connected)
+                connected = stack.enter_context(self._tls.wrap_socket(connected, server_hostname=self._host))
             stack.pop_all()
-            return connection
+            return connected
 
 
 class ThreadConnection:
     """A connection, driven by the thread that has taken it."""
 
-    def __init__(self, address: Address, connected: socket.socket) -> None:
+    def __init__(self, address: Address, connected: socket.socket, protocol: Connection) -> None:
         self.address = address
         self._socket = connected
-        self._http2 = Connection()
+        self._protocol = protocol
 
     def is_alive(self) -> bool:
         """Takes what came since the last call; whether another one may follow."""
         try:
             self._socket.settimeout(0.0)
-            while self._http2.usable:
-                self._socket.sendall(self._http2.idle(self._socket.recv(_READ)))
+            while self._protocol.usable:
+                self._socket.sendall(self._protocol.idle(self._socket.recv(_READ)))
         except (BlockingIOError, ssl.SSLWantReadError):
-            return self._http2.usable
+            return self._protocol.usable
         except (Broken, OSError):
             pass
         return False
 
-    def exchange(self, headers: bytes, body: bytes, end: float) -> Answer:
+    def exchange(self, head: Any, body: bytes, end: float) -> Answer:
         """Sends a request and waits for its answer (see `Connection.exchange`).
 
         Raises:
             TimeoutError: not by the moment `end`, in seconds of `time.monotonic`.
             OSError: the connection failed.
         """
-        steps = self._http2.exchange(headers, body)
+        steps = self._protocol.exchange(head, body)
         to_send = next(steps)
         try:
             while True:
                 if to_send:
                     self._send(to_send, end)
-                self._socket.settimeout(max(end - time.monotonic(), 0.001))
+                wait_until(end, self._socket)
                 to_send = steps.send(self._socket.recv(_READ))
         except StopIteration as stop:
             answer: Answer = stop.value
-        if owed := self._http2.owed():
+        if owed := self._protocol.owed():
             self._send(owed, end)
         return answer
 
     def _send(self, data: bytes, end: float) -> None:
+        unsent = memoryview(data)
         try:
-            self._socket.settimeout(max(end - time.monotonic(), 0.001))
-            self._socket.sendall(data)
+            while unsent:  # sendall would count the time anew for each piece that TLS makes of it.
+                wait_until(end, self._socket)
+                unsent = unsent[self._socket.send(unsent) :]
         except OSError:  # The answer may be there already; if it is not, reading fails too.
-            self._http2.usable = False
+            self._protocol.usable = False
 
     def shut_down(self) -> None:
         """Ends what another thread does with it, who then closes it."""
@@ -177,6 +181,18 @@ class ThreadConnection:
     def close(self) -> None:
         """Closes it."""
         self._socket.close()
+
+
+def wait_until(end: float, connected: socket.socket) -> None:
+    """Has the socket's next step wait no longer.
+
+    Raises:
+        TimeoutError: it is that late already.
+    """
+    left = end - time.monotonic()
+    if left <= 0.0:
+        raise TimeoutError
+    connected.settimeout(left)
 
 
 def new_socket(address: Address) -> socket.socket:

@@ -1,36 +1,36 @@
-"""TensorFlow Serving over gRPC, for asyncio."""
+"""Connections that an event loop drives."""
 
 import asyncio
 import contextlib
 import socket
 import time
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from glyph_client._errors import call_error
-from glyph_client._transports.base import Options, Target
-from glyph_client._transports.grpc import CONNECT_SECONDS, BaseGrpcTransport, new_socket, not_connected
-from glyph_client._transports.http2 import Answer, Broken, Connection, Exchange, Refused, Reset
+from glyph_client._transports.base import TLS, Target
+from glyph_client._transports.exchange import Answer, Broken, Calls, Connection, Exchange, Refused, Reset
 from glyph_client._transports.pool import Address
+from glyph_client._transports.threads import CONNECT_SECONDS, BaseTransport, new_socket, not_connected
 from glyph_client._types import Request, Response
 
 _MOST_CONNECTIONS: Final = 100  # further calls wait
 
 
-class AsyncGrpcTransport(BaseGrpcTransport["TaskConnection"]):
-    """As `GrpcTransport`, with calls that wait when there are many."""
+class TaskTransport(BaseTransport["TaskConnection"]):
+    """As `ThreadTransport`, with calls that wait when there are many."""
 
-    def __init__(self, target: Target, options: Options) -> None:
-        super().__init__(target, options)
+    def __init__(self, target: Target, calls: Calls, tls: TLS) -> None:
+        super().__init__(target, calls, tls)
         self._slots = asyncio.Semaphore(_MOST_CONNECTIONS)
 
     async def send(self, request: Request, *, timeout: float, headers: Mapping[str, str]) -> Response:
         """Sends a request and returns its response (see `Transport.send`)."""
         end = time.monotonic() + timeout
-        block, body = self._calls.write(request, timeout, headers)
+        head, body = self._calls.write(request, timeout, headers)
         try:
             async with asyncio.timeout(timeout), self._slots:
-                answer = await self._exchange(block, body, end)
+                answer = await self._exchange(head, body, end)
         except TimeoutError as error:
             raise call_error("DEADLINE_EXCEEDED", "no answer in time") from error
         return self._calls.read(request, answer)
@@ -40,11 +40,11 @@ class AsyncGrpcTransport(BaseGrpcTransport["TaskConnection"]):
         self._pool.close()
         await asyncio.sleep(0)  # The event loop takes note of it.
 
-    async def _exchange(self, block: bytes, body: bytes, end: float) -> Answer:
+    async def _exchange(self, head: Any, body: bytes, end: float) -> Answer:
         while True:
             connection, is_new = await self._connection(end)
             try:
-                answer = await connection.exchange(block, body)
+                answer = await connection.exchange(head, body)
             except (Broken, Refused, Reset, OSError) as error:
                 self._lost(connection, error, end, is_new=is_new)
             except BaseException:
@@ -88,7 +88,7 @@ class AsyncGrpcTransport(BaseGrpcTransport["TaskConnection"]):
             connected.setblocking(False)
             await loop.sock_connect(connected, address[1])
             _, connection = await loop.create_connection(
-                lambda: TaskConnection(address),
+                lambda: TaskConnection(address, self._calls.connection()),
                 sock=connected,
                 ssl=self._tls,
                 server_hostname=self._host if self._tls else None,
@@ -100,9 +100,9 @@ class AsyncGrpcTransport(BaseGrpcTransport["TaskConnection"]):
 class TaskConnection(asyncio.Protocol):
     """A connection, driven by the event loop for the task that has taken it."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, protocol: Connection) -> None:
         self.address = address
-        self._http2 = Connection()
+        self._protocol = protocol
         self._steps: Exchange | None = None
         self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
@@ -113,13 +113,17 @@ class TaskConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
         try:
-            self._transport.write(self._steps.send(data) if self._steps is not None else self._http2.idle(data))
+            self._transport.write(self._steps.send(data) if self._steps is not None else self._protocol.idle(data))
         except StopIteration as stop:
-            self._transport.write(self._http2.owed())
+            self._transport.write(self._protocol.owed())
             self._end(stop.value)
         except (Broken, Refused, Reset) as error:
             self._transport.abort()
             self._end(error)
+
+    def eof_received(self) -> None:
+        """Called by the event loop."""
+        self.data_received(b"")
 
     def connection_lost(self, error: Exception | None) -> None:
         """Called by the event loop."""
@@ -127,16 +131,16 @@ class TaskConnection(asyncio.Protocol):
 
     def is_alive(self) -> bool:
         """Whether another call may follow."""
-        return self._http2.usable and not self._transport.is_closing()
+        return self._protocol.usable and not self._transport.is_closing()
 
-    async def exchange(self, headers: bytes, body: bytes) -> Answer:
+    async def exchange(self, head: Any, body: bytes) -> Answer:
         """Sends a request and waits for its answer (see `Connection.exchange`).
 
         Raises:
             OSError: the connection failed.
         """
         self._answer = asyncio.get_running_loop().create_future()
-        self._steps = self._http2.exchange(headers, body)
+        self._steps = self._protocol.exchange(head, body)
         self._transport.write(next(self._steps))
         return await self._answer
 

@@ -1,0 +1,72 @@
+"""What REST makes of HTTP/1.1: a call's request, and its answer."""
+
+import base64
+import gzip
+import zlib
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote, unquote, urlsplit
+
+import h11
+
+from glyph_client import _json
+from glyph_client._errors import call_error
+from glyph_client._transports.base import Options, Target
+from glyph_client._transports.exchange import Answer
+from glyph_client._transports.http1 import Connection
+from glyph_client._types import Request, Response
+
+_COMPRESSED: Final = ("gzip", "x-gzip", "deflate")
+
+
+class RestCalls:
+    """Calls to one server, with the same headers (see `exchange.Calls`).
+
+    Args:
+        target: its address; a path in it comes before REST's own.
+        options: what all calls have in common.
+    """
+
+    alpn = "http/1.1"
+
+    def __init__(self, target: Target, options: Options) -> None:
+        parts = urlsplit(target.text)
+        self._path = quote(parts.path.rstrip("/"), safe="/%:@")
+        self._compression = options.compression
+        self._headers = {"host": target.authority, "user-agent": "glyph-client", "accept-encoding": "gzip, deflate"}
+        if parts.username is not None:
+            secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self._headers["authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
+        self._headers |= _lower(options.headers)
+
+    def connection(self) -> Connection:
+        """The state of a new connection."""
+        return Connection()
+
+    def write(self, request: Request, timeout: float, headers: Mapping[str, str]) -> tuple[h11.Request, bytes]:  # noqa: ARG002
+        """The head and the body of a call (see `exchange.Calls.write`)."""
+        method, path, body = _json.encode(request)
+        named = {**self._headers, **_lower(headers)}
+        if body is not None:
+            named["content-type"] = "application/json"
+            if self._compression:
+                named["content-encoding"] = "gzip"
+                body = gzip.compress(body, compresslevel=1)
+            named["content-length"] = str(len(body))
+        return h11.Request(method=method, target=self._path + path, headers=list(named.items())), body or b""
+
+    def read(self, request: Request, answer: Answer) -> Response:
+        """The response to a request (see `exchange.Calls.read`)."""
+        body, encoding = bytes(answer.body), answer.headers.get("content-encoding", "")
+        if encoding in _COMPRESSED:
+            try:
+                body = zlib.decompress(body, zlib.MAX_WBITS | 32)  # gzip or deflate, as the body says itself
+            except zlib.error as error:
+                raise call_error("INTERNAL", f"an answer compressed with {encoding} cannot be read: {error}") from error
+        return _json.decode(
+            request, int(answer.headers[":status"]), body, retry_after=answer.headers.get("retry-after")
+        )
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
