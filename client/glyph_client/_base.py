@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from numbers import Real
 from typing import Final, Generic, cast
 
@@ -40,7 +41,9 @@ class BaseClient(Generic[TransportT]):
         self._timeout = check_seconds("timeout", timeout)
         self._hedge_after = None if hedge_after is None else check_seconds("hedge_after", hedge_after)
         self._interceptors = tuple(interceptors)
-        transports = [transport] if transport else [connect(each, options) for each in split_targets(target)]
+        targets = [] if transport else split_targets(target)
+        options = replace(options, has_others=len(targets) > 1)
+        transports = [transport] if transport else [connect(each, options) for each in targets]
         self._flows: Flows[TransportT] = Flows(transports, spec, retry)
 
     def _seconds(self, timeout: float | None) -> float:

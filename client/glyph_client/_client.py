@@ -1,6 +1,5 @@
 """The client for threads."""
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from glyph_client._errors import GlyphError
 from glyph_client._flows import Attempt, Flow, Interceptor, Outcome, Pause, T, Work
 from glyph_client._pictures import Group, Picture, in_groups
 from glyph_client._retry import Retry
+from glyph_client._threads import in_thread, settle, start
 from glyph_client._transports import connect
 from glyph_client._transports.base import TLS, Transport
 from glyph_client._types import (
@@ -188,12 +188,12 @@ class Client(BaseClient[Transport]):
 
         def work() -> None:
             while call := calls.get():
-                _settle(*call)
+                settle(*call)
 
         try:
             for number, group in enumerate(groups):
                 if number < concurrency:
-                    _start(work)
+                    start(work)
                 flow = self._flows.predict_group(group, spec, timeout, server_side=server_side)
                 pending.append(Future())
                 calls.put((pending[-1], partial(self._run, flow)))
@@ -373,27 +373,11 @@ class Client(BaseClient[Transport]):
         return attempt.response
 
     def _send_hedged(self, attempt: Attempt[Transport]) -> Response:
-        first: Future[Response] = Future()
-        _start(_settle, first, partial(self._send, attempt))
+        first = in_thread(partial(self._send, attempt))
         if wait([first], timeout=self._hedge_after).done:
             return first.result()
-        second: Future[Response] = Future()
-        _start(_settle, second, partial(self._send, self._hedge(attempt)))
+        second = in_thread(partial(self._send, self._hedge(attempt)))
         done, waiting = wait([first, second], return_when=FIRST_COMPLETED)
         # The first to succeed counts; if the first to end has failed, the other decides.
         winner = next((each for each in done if each.exception() is None), None) or next(iter(waiting or done))
         return winner.result()
-
-
-def _settle(future: Future[T], function: Callable[[], T]) -> None:
-    """Has the future hold what the function returns or raises, unless it was cancelled."""
-    if future.set_running_or_notify_cancel():
-        try:
-            future.set_result(function())
-        except BaseException as error:  # noqa: BLE001 (for whoever waits)
-            future.set_exception(error)
-
-
-def _start(function: Callable[..., None], *arguments: object) -> None:
-    """Calls it in a thread of its own, for which neither an interruption nor the program's end waits."""
-    threading.Thread(target=function, args=arguments, daemon=True, name="glyph").start()

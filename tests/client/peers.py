@@ -192,6 +192,20 @@ def listening(script: Callable[[socket.socket], object]) -> Iterator[str]:
                 thread.join()
 
 
+@contextlib.contextmanager
+def full_listener() -> Iterator[str]:
+    """The address of a server that takes no more connections, so that the system leaves further ones waiting."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
 def ask(target: str, times: int = 1, *, asynchronous: bool, **options: Any) -> list[Any]:
     """What came of so many calls with one client: the model's versions, or the error."""
     options = {"retry": Retry(1), "timeout": 60, **options}

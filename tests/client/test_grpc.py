@@ -10,8 +10,7 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from glyph_client import (
 from glyph_client._transports import tasks, threads
 from h2.errors import ErrorCodes
 
-from tests.client.peers import HEADERS, OK, Asked, Conversation, Peer, answers, ask, framed
+from tests.client.peers import HEADERS, OK, Asked, Conversation, Peer, answers, ask, framed, full_listener
 from tests.client.stand_ins import AVAILABLE, STATUS
 
 both = pytest.mark.parametrize("asynchronous", [False, True])
@@ -283,8 +282,7 @@ def test_silence_is_not_waited_for_and_its_connection_not_used_again(peer: Peers
 def test_an_address_from_which_nothing_comes_leaves_time_for_another(
     peer: Peers, asynchronous: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (threads, tasks):
-        monkeypatch.setattr(module, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(threads, "CONNECT_SECONDS", 0.2)
     server = peer(answers)
     with full_listener() as silent:
         assert ask(f"{silent},{server.target}", 2, asynchronous=asynchronous) == [AVAILABLE] * 2
@@ -293,20 +291,6 @@ def test_an_address_from_which_nothing_comes_leaves_time_for_another(
         assert "no connection within 0.2 s" in alone.server_message
         (late,) = ask(silent, asynchronous=asynchronous, timeout=0.1)
         assert isinstance(late, DeadlineExceeded)
-
-
-@contextmanager
-def full_listener() -> Iterator[str]:
-    """The address of a server that takes no more connections, so that the system leaves further ones waiting."""
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 @both

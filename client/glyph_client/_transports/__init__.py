@@ -28,14 +28,14 @@ def connect(target: Target, options: Options) -> Transport:
     """A transport to one address; gRPC unless it begins with http. Nothing is sent yet."""
     from glyph_client._transports.threads import ThreadTransport
 
-    return ThreadTransport(target, _calls(target, options), options.tls)
+    return ThreadTransport(target, _calls(target, options), options)
 
 
 def connect_async(target: Target, options: Options) -> AsyncTransport:
     """As `connect`, for asyncio."""
     from glyph_client._transports.tasks import TaskTransport
 
-    return TaskTransport(target, _calls(target, options), options.tls)
+    return TaskTransport(target, _calls(target, options), options)
 
 
 def _calls(target: Target, options: Options) -> Calls:

@@ -54,11 +54,13 @@ class Options:
         headers: sent with every request; gRPC calls them metadata.
         tls: certificates.
         compression: whether requests are compressed with gzip.
+        has_others: whether there are other targets to turn to when one fails.
     """
 
     headers: Mapping[str, str] = field(default_factory=dict)
     tls: TLS = field(default_factory=TLS)
     compression: bool = False
+    has_others: bool = False
 
 
 class Transport(Protocol):

@@ -76,9 +76,14 @@ class Pool(Generic[PooledT]):
         now = time.monotonic()
         if self._next_lookup > now:
             return False
-        if self._addresses:  # This request looks; the others need not wait for it.
+        if self.knows_addresses:  # This request looks; the others need not wait for it.
             self._next_lookup = now + _LOOKUP_SECONDS
         return True
+
+    @property
+    def knows_addresses(self) -> bool:
+        """Whether a look-up has found any so far."""
+        return bool(self._addresses)
 
     def learn(self, found: Iterable[tuple[socket.AddressFamily, Any, Any, Any, Any]]) -> None:
         """Takes what `getaddrinfo` found. Idle connections to addresses that are gone are closed."""
@@ -97,8 +102,8 @@ class Pool(Generic[PooledT]):
         Raises:
             CallError: UNAVAILABLE, nothing was known before.
         """
-        if not self._addresses:
-            reason = getattr(error, "strerror", None) or error
+        if not self.knows_addresses:
+            reason = getattr(error, "strerror", None) or str(error) or "no answer in time"
             raise call_error("UNAVAILABLE", f"the name cannot be looked up: {reason}") from error
 
     def in_turn(self) -> list[Address]:

@@ -2,16 +2,16 @@
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from glyph_client._errors import call_error
-from glyph_client._transports.base import TLS, Target
+from glyph_client._threads import in_thread
+from glyph_client._transports.base import Options, Target
 from glyph_client._transports.exchange import Answer, Broken, Calls, Connection, Exchange, Refused, Reset
 from glyph_client._transports.pool import Address
-from glyph_client._transports.threads import CONNECT_SECONDS, BaseTransport, new_socket, not_connected
+from glyph_client._transports.threads import BaseTransport, new_socket, not_connected
 from glyph_client._types import Request, Response
 
 _MOST_CONNECTIONS: Final = 100  # further calls wait
@@ -20,8 +20,8 @@ _MOST_CONNECTIONS: Final = 100  # further calls wait
 class TaskTransport(BaseTransport["TaskConnection"]):
     """As `ThreadTransport`, with calls that wait when there are many."""
 
-    def __init__(self, target: Target, calls: Calls, tls: TLS) -> None:
-        super().__init__(target, calls, tls)
+    def __init__(self, target: Target, calls: Calls, options: Options) -> None:
+        super().__init__(target, calls, options)
         self._slots = asyncio.Semaphore(_MOST_CONNECTIONS)
 
     async def send(self, request: Request, *, timeout: float, headers: Mapping[str, str]) -> Response:
@@ -61,17 +61,19 @@ class TaskTransport(BaseTransport["TaskConnection"]):
         pool = self._pool
         if pool.lookup_due():
             try:
-                loop = asyncio.get_running_loop()
-                pool.learn(await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
+                async with asyncio.timeout(self._lookup_seconds(end)):
+                    pool.learn(await asyncio.wrap_future(in_thread(self._look_up)))
             except (OSError, UnicodeError) as error:  # The latter for what no name can be.
-                pool.not_found(error)
-        for address in pool.in_turn():
+                self._not_found(error, end)
+        order = pool.in_turn()
+        for address in order:
             while connection := pool.take(address):
                 if connection.is_alive():
                     return connection, False
                 pool.discard(connection)
+            seconds = self._connect_seconds(end, is_last=address is order[-1])
             try:
-                async with asyncio.timeout(CONNECT_SECONDS):
+                async with asyncio.timeout(seconds):
                     connection = await self._connect(address)
             except OSError as error:
                 pool.failed(address)
@@ -79,7 +81,7 @@ class TaskTransport(BaseTransport["TaskConnection"]):
             else:
                 pool.add(connection)
                 return connection, True
-        raise not_connected(failed, end) from failed
+        raise not_connected(failed, end, seconds) from failed
 
     async def _connect(self, address: Address) -> "TaskConnection":
         loop = asyncio.get_running_loop()

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any, Final, Generic
 
 from glyph_client._errors import CallError, call_error
-from glyph_client._transports.base import TLS, Target
+from glyph_client._threads import in_thread
+from glyph_client._transports.base import Options, Target
 from glyph_client._transports.exchange import Answer, Broken, Calls, Connection, Refused, Reset, failure
 from glyph_client._transports.pool import Address, Pool, PooledT
 from glyph_client._transports.tls import ssl_context
 from glyph_client._types import Request, Response
 
-CONNECT_SECONDS: Final = 3.0  # so that an address from which nothing comes leaves time for another
+CONNECT_SECONDS: Final = 3.0  # at most, so that an address from which nothing comes does not use up a call's time
 _PORTS: Final = {"http": 80, "https": 443}  # where the address names none
 _READ: Final = 65_536  # bytes at once
 # Seconds until the system asks a silent peer whether it still lives, seconds between its questions, and their number,
@@ -28,20 +29,45 @@ class BaseTransport(Generic[PooledT]):
     Args:
         target: where to.
         calls: how requests are said there.
-        tls: the certificates for it.
+        options: certificates, and whether there is another target.
 
     Raises:
         TargetError: a certificate cannot be used.
     """
 
-    def __init__(self, target: Target, calls: Calls, tls: TLS) -> None:
+    def __init__(self, target: Target, calls: Calls, options: Options) -> None:
         self.target = target.text
         self._host, self._port = target.host, target.port or _PORTS[target.scheme]
+        self._has_others = options.has_others
         self._calls = calls
-        self._tls = ssl_context(tls) if target.scheme in {"grpcs", "https"} else None
+        self._tls = ssl_context(options.tls) if target.scheme in {"grpcs", "https"} else None
         if self._tls:
             self._tls.set_alpn_protocols([calls.alpn])
         self._pool: Pool[PooledT] = Pool(balanced=target.scheme == "dns")
+
+    def _look_up(self) -> list[Any]:
+        return socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+
+    def _lookup_seconds(self, end: float) -> float:
+        """How long a look-up may take: where the call can do without, no longer than connecting."""
+        if self._has_others or self._pool.knows_addresses:
+            return self._connect_seconds(end, is_last=False)
+        return end - time.monotonic()
+
+    def _connect_seconds(self, end: float, *, is_last: bool) -> float:
+        """How long connecting may take: where there is another address or target, half of what is left at most."""
+        left = end - time.monotonic()
+        return min(CONNECT_SECONDS, left if is_last and not self._has_others else left / 2)
+
+    def _not_found(self, error: OSError | UnicodeError, end: float) -> None:
+        """What becomes of a call whose look-up failed: returns where addresses are known from before.
+
+        Raises:
+            CallError: none are.
+        """
+        if time.monotonic() >= end:
+            raise call_error("DEADLINE_EXCEEDED", "the name was not looked up in time") from error
+        self._pool.not_found(error)
 
     def _lost(
         self, connection: PooledT, error: Broken | Refused | Reset | OSError, end: float, *, is_new: bool
@@ -91,27 +117,29 @@ class ThreadTransport(BaseTransport["ThreadConnection"]):
         """One to the address whose turn it is, and whether it is new."""
         pool = self._pool
         if pool.lookup_due():
-            try:
-                pool.learn(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
+            try:  # The system's resolver keeps no time, so that a thread has to wait for it.
+                pool.learn(in_thread(self._look_up).result(self._lookup_seconds(end)))
             except (OSError, UnicodeError) as error:  # The latter for what no name can be.
-                pool.not_found(error)
-        for address in pool.in_turn():
+                self._not_found(error, end)
+        order = pool.in_turn()
+        for address in order:
             while connection := pool.take(address):
                 if connection.is_alive():
                     return connection, False
                 pool.discard(connection)
+            seconds = self._connect_seconds(end, is_last=address is order[-1])
             try:
-                connection = ThreadConnection(address, self._connect(address, end), self._calls.connection())
+                connection = ThreadConnection(address, self._connect(address, seconds), self._calls.connection())
             except OSError as error:
                 pool.failed(address)
                 failed = error
             else:
                 pool.add(connection)
                 return connection, True
-        raise not_connected(failed, end) from failed
+        raise not_connected(failed, end, seconds) from failed
 
-    def _connect(self, address: Address, end: float) -> socket.socket:
-        end = min(end, time.monotonic() + CONNECT_SECONDS)
+    def _connect(self, address: Address, seconds: float) -> socket.socket:
+        end = time.monotonic() + seconds
         with contextlib.ExitStack() as stack:
             connected = stack.enter_context(new_socket(address))
             wait_until(end, connected)
@@ -206,10 +234,10 @@ def new_socket(address: Address) -> socket.socket:
     return new
 
 
-def not_connected(error: OSError, end: float) -> CallError:
-    """The error of a call that found no address to connect to."""
+def not_connected(error: OSError, end: float, seconds: float) -> CallError:
+    """The error of a call that found no address to connect to, the last of them within so many seconds."""
     if time.monotonic() >= end:
         return call_error("DEADLINE_EXCEEDED", "no connection in time")
     if isinstance(error, TimeoutError):
-        return call_error("UNAVAILABLE", f"no connection within {CONNECT_SECONDS:g} s")
+        return call_error("UNAVAILABLE", f"no connection within {seconds:.2g} s")
     return call_error("UNAVAILABLE", f"no connection: {error.strerror or error}")
