@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import Mapping
 from typing import Any, Final, cast
@@ -67,10 +68,8 @@ class TaskTransport(BaseTransport["TaskConnection"]):
                 self._not_found(error, end)
         order = pool.in_turn()
         for address in order:
-            while connection := pool.take(address):
-                if connection.is_alive():
-                    return connection, False
-                pool.discard(connection)
+            if living := await self._take(address):
+                return living, False
             seconds = self._connect_seconds(end, is_last=address is order[-1])
             try:
                 async with asyncio.timeout(seconds):
@@ -83,6 +82,18 @@ class TaskTransport(BaseTransport["TaskConnection"]):
                 return connection, True
         raise not_connected(failed, end, seconds) from failed
 
+    async def _take(self, address: Address) -> "TaskConnection | None":
+        """An idle connection that another call may follow on, if there is any."""
+        while connection := self._pool.take(address):
+            try:
+                if await connection.is_alive():
+                    return connection
+            except BaseException:
+                self._pool.discard(connection)
+                raise
+            self._pool.discard(connection)
+        return None
+
     async def _connect(self, address: Address) -> "TaskConnection":
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as stack:
@@ -90,7 +101,7 @@ class TaskTransport(BaseTransport["TaskConnection"]):
             connected.setblocking(False)
             await loop.sock_connect(connected, address[1])
             _, connection = await loop.create_connection(
-                lambda: TaskConnection(address, self._calls.connection()),
+                lambda: TaskConnection(address, connected, self._calls.connection()),
                 sock=connected,
                 ssl=self._tls,
                 server_hostname=self._host if self._tls else None,
@@ -102,8 +113,9 @@ class TaskTransport(BaseTransport["TaskConnection"]):
 class TaskConnection(asyncio.Protocol):
     """A connection, driven by the event loop for the task that has taken it."""
 
-    def __init__(self, address: Address, protocol: Connection) -> None:
+    def __init__(self, address: Address, connected: socket.socket, protocol: Connection) -> None:
         self.address = address
+        self._socket = connected
         self._protocol = protocol
         self._steps: Exchange | None = None
         self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -131,9 +143,18 @@ class TaskConnection(asyncio.Protocol):
         """Called by the event loop."""
         self._end(error or Broken("the server closed the connection"))
 
-    def is_alive(self) -> bool:
-        """Whether another call may follow."""
-        return self._protocol.usable and not self._transport.is_closing()
+    async def is_alive(self) -> bool:
+        """Whether another call may follow, once the event loop has taken what came since the last one."""
+        try:
+            while self._protocol.usable and not self._transport.is_closing():
+                if not self._socket.recv(1, socket.MSG_PEEK):
+                    break
+                await asyncio.sleep(0)
+        except BlockingIOError:  # There is nothing that the event loop has not taken.
+            return True
+        except OSError:
+            pass
+        return False
 
     async def exchange(self, head: Any, body: bytes) -> Answer:
         """Sends a request and waits for its answer (see `Connection.exchange`).
