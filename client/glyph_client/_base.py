@@ -20,6 +20,22 @@ DEFAULT_TARGET: Final = "localhost:8500"
 DEFAULT_TIMEOUT: Final = 10.0
 BATCH_SIZE: Final = 64
 CONCURRENCY: Final = 8
+# What the protocols say themselves, some of it of one connection only.
+_RESERVED_HEADERS: Final = {
+    *(
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "expect",
+        "host",
+    ),
+    *("content-encoding", "content-length", "content-type", "accept-encoding"),
+    *("grpc-accept-encoding", "grpc-encoding", "grpc-timeout"),
+}
 _MOST_SECONDS: Final = 2_000_000  # 23 days: sockets count milliseconds in 31 bits
 
 
@@ -100,5 +116,11 @@ def check_headers(headers: Mapping[str, str]) -> None:
         # Values may be secrets, which no message repeats.
         if not (name and name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
             raise InputError(f"a header's name is letters, digits, - and _. Received: {name!r}.")
-        if not (value.isascii() and value.isprintable()):
-            raise InputError(f"a header's value is printable ASCII. Received: something else for {name!r}.")
+        if name.lower() in _RESERVED_HEADERS:
+            raise InputError(
+                f"a header that the protocol itself needs cannot be given. Received: {name!r}. Leave it out."
+            )
+        if not (value.isascii() and value.isprintable() and value == value.strip()):
+            raise InputError(
+                f"a header's value is printable ASCII without spaces around it. Received: something else for {name!r}."
+            )

@@ -15,11 +15,12 @@ GlyphError
     ├── Overloaded         RESOURCE_EXHAUSTED: the server has more work than it takes
     ├── Unavailable        UNAVAILABLE: nobody answers there, or not now (also a ConnectionError)
     ├── Unsupported        UNIMPLEMENTED: this server, or this protocol, has no such call
+    ├── ClientClosed       CANCELLED: the client was closed before there was an answer
     └── ServerFault        everything else: the server failed
 """
 # ruff: noqa: N818 (the names say what happened, as in httpx)
 
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 Code = Literal[
     "CANCELLED",
@@ -158,6 +159,15 @@ class Unsupported(CallError):
     """This server, or this protocol, has no such call."""
 
     advice = "Use gRPC (port 8500), which has every call."
+
+
+class ClientClosed(CallError):
+    """The client was closed before there was an answer."""
+
+    advice = "Close it once all calls have ended, and make another one for further calls."
+
+    def __init__(self, code: Code = "CANCELLED", server_message: str = "the client was closed", **about: Any) -> None:
+        super().__init__(code, server_message, **about)
 
 
 class ServerFault(CallError):

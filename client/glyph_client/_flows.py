@@ -14,6 +14,7 @@ from glyph_client import _contract
 from glyph_client._errors import (
     AccessDenied,
     CallError,
+    ClientClosed,
     DeadlineExceeded,
     GlyphError,
     InputError,
@@ -269,7 +270,7 @@ class Flows(Generic[TransportT]):
                     if spec.label is not None:  # A status knows no labels: the signatures are found by them.
                         yield from self.metadata(spec, deadline)
                     return versions
-            except AccessDenied:  # which no waiting changes
+            except (AccessDenied, ClientClosed):  # which no waiting changes
                 raise
             except CallError as error:
                 seen = f"{error.code}: {error.server_message}"

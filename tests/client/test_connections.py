@@ -75,6 +75,13 @@ def test_secrets_and_headers_travel_with_every_request(grpc_stub: Any, rest_stub
         assert (headers["x-api-key"], headers["authorization"], headers["x-team"]) == ("k", "Bearer t", "a")
 
 
+def test_a_user_agent_of_the_users_own_takes_the_others_place(grpc_stub: Any, rest_stub: Any) -> None:
+    for stub in (grpc_stub(answered), rest_stub(lambda *_: (200, REST_STATUS, {}))):
+        for headers in ({}, {"User-Agent": "mine"}):
+            status_at(stub.target, asynchronous=False, headers=headers)
+        assert [asked[2]["user-agent"].split(",")[0] for asked in stub.asked] == ["glyph-client", "mine"]
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_tls_is_checked_both_ways(grpc_stub: Any, certificates: Any, asynchronous: bool) -> None:
     pair = (certificates.key.read_bytes(), certificates.certificate.read_bytes())
@@ -143,10 +150,18 @@ def test_a_certificate_that_is_not_there_is_named(scheme: str) -> None:
         ({"hedge_after": float("inf")}, "hedge_after is seconds above 0.*Received: inf"),
         ({"version": 1, "label": "stable"}, "by version or by label, not by both. Received: 1 and 'stable'"),
         ({"headers": {"x team": "a"}}, "a header's name is letters, digits, - and _. Received: 'x team'"),
-        ({"headers": {"x-team": "é"}}, "a header's value is printable ASCII. Received: something else for 'x-team'"),
+        (
+            {"headers": {"x-team": "é"}},
+            "a header's value is printable ASCII without spaces around it. Received: something else for 'x-team'",
+        ),
+        ({"headers": {"x-team": "a "}}, "a header's value is printable ASCII without spaces around it. Received"),
+        (
+            {"headers": {"Content-Length": "5"}},
+            "a header that the protocol itself needs .*: 'Content-Length'. Leave it",
+        ),
         (
             {"token": "secret\n"},
-            "a header's value is printable ASCII. Received: something else for 'authorization'",
+            "a header's value is printable ASCII without .* Received: something else for 'authorization'",
         ),
     ],
 )
@@ -248,7 +263,7 @@ def test_an_interceptor_that_swallows_an_error_answers_itself(free_ports: Any, a
 
 @pytest.mark.parametrize("kind", ["grpc", "rest"])
 @pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("header", [("x-team", "☃"), ("x-team", "a\nb"), ("x team", "a")])
+@pytest.mark.parametrize("header", [("x-team", "☃"), ("x-team", "a\nb"), ("x team", "a"), ("te", "gzip")])
 def test_a_header_of_an_interceptor_that_cannot_be_sent_is_refused(
     grpc_stub: Any, rest_stub: Any, kind: str, header: tuple[str, str], asynchronous: bool
 ) -> None:
@@ -268,7 +283,7 @@ def test_a_header_of_an_interceptor_that_cannot_be_sent_is_refused(
         yield
 
     stub = grpc_stub(answered) if kind == "grpc" else rest_stub(lambda *_: (200, REST_STATUS, {}))
-    with pytest.raises(InputError, match="a header's") as error:
+    with pytest.raises(InputError, match="a header") as error:
         status_at(stub.target, asynchronous=asynchronous, interceptors=[witness, interceptor])
     assert seen == [error.value]
     assert stub.asked == []

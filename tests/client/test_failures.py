@@ -21,6 +21,7 @@ from glyph_client import (
     AsyncMockTransport,
     CallError,
     Client,
+    ClientClosed,
     DeadlineExceeded,
     InputError,
     InvalidRequest,
@@ -357,7 +358,7 @@ def test_nobody_there_is_unavailable(free_ports: Any, scheme: str, asynchronous:
 def test_a_closed_client_says_so(grpc_stub: Any, rest_stub: Any, kind: str, asynchronous: bool) -> None:
     stub = grpc_stub(answered) if kind == "grpc" else rest_stub(lambda *_: (200, REST_STATUS, {}))
 
-    with pytest.raises(ServerFault, match="CANCELLED: the client was closed"):
+    with pytest.raises(ClientClosed, match=r"CANCELLED: the client was closed.*Close it once all calls"):
         status_at(stub.target, asynchronous=asynchronous, closed=True)
 
 
@@ -469,3 +470,10 @@ def test_who_may_not_ask_for_the_status_hears_of_it_at_once() -> None:
     refusing = Failing(call_error("PERMISSION_DENIED", "an operator's key is needed"))
     with pytest.raises(AccessDenied, match="an operator's key is needed"):
         Client(transport=MockTransport(refusing)).wait_until_available(30)
+
+
+def test_who_waits_for_a_closed_client_hears_of_it_at_once(grpc_stub: Any) -> None:
+    client = Client(grpc_stub(answered).target)
+    client.close()
+    with pytest.raises(ClientClosed):
+        client.wait_until_available(30)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from glyph_client import ServerFault, Unavailable
+from glyph_client import ClientClosed, Unavailable
 from glyph_client._transports import pool as pools
 from glyph_client._transports.pool import Pool
 
@@ -152,5 +152,5 @@ def test_closing_ends_what_is_idle_what_is_busy_and_what_comes_after() -> None:
     for connection in (busy, late):
         pool.give_back(connection)
     assert (idle.ended, busy.ended, late.ended) == ("closed ", "shut down closed ", "closed closed ")
-    with pytest.raises(ServerFault, match="CANCELLED: the client was closed"):
+    with pytest.raises(ClientClosed, match=r"CANCELLED: the client was closed.*Close it once all calls"):
         pool.lookup_due()

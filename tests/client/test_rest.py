@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-from glyph_client import AsyncClient, CallError, Client, Retry, ServerFault
+from glyph_client import AsyncClient, Client, ClientClosed, Retry
 from glyph_client._transports import threads
 
 from tests.client.peers import answers_in_json, listening
@@ -69,7 +69,7 @@ def test_closing_ends_the_call_under_way() -> None:
         asking = pool.submit(client.status)
         assert asked.wait(20)
         client.close()
-        with pytest.raises(ServerFault, match="CANCELLED: the client was closed"):
+        with pytest.raises(ClientClosed, match=r"CANCELLED: the client was closed.*Close it once all calls"):
             asking.result(20)
 
 
@@ -84,7 +84,7 @@ def test_closing_ends_a_call_that_connects(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(threads, "new_socket", lambda address: Closing(address[0], socket.SOCK_STREAM))
     with silent_server() as (target, asked):
         client = Client(target, retry=Retry(1))
-        with pytest.raises(ServerFault, match="CANCELLED: the client was closed"):
+        with pytest.raises(ClientClosed, match=r"CANCELLED: the client was closed.*Close it once all calls"):
             client.status()
     assert not asked.is_set()
 
@@ -95,7 +95,7 @@ def test_closing_ends_the_task_under_way() -> None:
         asking = asyncio.create_task(client.status())
         await asyncio.to_thread(asked.wait, 20)
         await client.close()
-        with pytest.raises(ServerFault, match="CANCELLED: the client was closed"):
+        with pytest.raises(ClientClosed, match=r"CANCELLED: the client was closed.*Close it once all calls"):
             await asyncio.wait_for(asking, 20)
 
     with silent_server() as (target, asked):
@@ -126,7 +126,7 @@ def test_closing_leaves_no_connection_open() -> None:
         await client.close()
         assert opened(address) == []
         ended = await asyncio.gather(*asking, return_exceptions=True)
-        assert [each.code for each in ended if isinstance(each, CallError)] == ["CANCELLED"] * 12
+        assert [type(each) for each in ended] == [ClientClosed] * 12
 
     with listening(answers_in_json) as address:
         asyncio.run(ask_on_and_close(address))

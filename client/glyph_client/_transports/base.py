@@ -94,3 +94,8 @@ class AsyncTransport(Protocol):
 
     async def close(self) -> None:
         """Closes the connections."""
+
+
+def lower_case(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers with their names as HTTP/2 writes them, so that one given twice is found."""
+    return {name.lower(): value for name, value in headers.items()}

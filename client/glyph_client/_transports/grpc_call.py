@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from glyph_client import _wire
 from glyph_client._errors import CODES, Code, call_error
 from glyph_client._retry import seconds_to_wait
-from glyph_client._transports.base import Options, Target
+from glyph_client._transports.base import Options, Target, lower_case
 from glyph_client._transports.exchange import Answer
 from glyph_client._transports.http2 import Connection, encode_headers
 from glyph_client._types import Request, Response
@@ -42,14 +42,14 @@ class GrpcCalls:
 
     def __init__(self, target: Target, options: Options) -> None:
         scheme = "https" if target.scheme == "grpcs" else "http"
-        common = [("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "glyph-client")]
-        common += [("grpc-accept-encoding", "identity,deflate,gzip")]
-        common += [("grpc-encoding", "gzip")] if options.compression else []
-        common += _lower(options.headers)
+        common = {"te": "trailers", "content-type": "application/grpc", "user-agent": "glyph-client"}
+        common |= {"grpc-accept-encoding": "identity,deflate,gzip"}
+        common |= {"grpc-encoding": "gzip"} if options.compression else {}
+        common |= lower_case(options.headers)
         self._compression = options.compression
         self._headers = {
             kind: encode_headers(
-                [(":method", "POST"), (":scheme", scheme), (":path", path), (":authority", target.authority), *common]
+                {":method": "POST", ":scheme": scheme, ":path": path, ":authority": target.authority, **common}
             )
             for kind, path in _wire.METHODS.items()
         }
@@ -64,7 +64,7 @@ class GrpcCalls:
         if self._compression:
             message = gzip.compress(message, compresslevel=1)
         milliseconds = math.ceil(min(timeout, _MOST_SECONDS) * 1000)
-        own = encode_headers([("grpc-timeout", f"{milliseconds}m"), *_lower(headers)])
+        own = encode_headers({"grpc-timeout": f"{milliseconds}m", **lower_case(headers)})
         return self._headers[type(request)] + own, _prefix(message, compressed=self._compression) + message
 
     def read(self, request: Request, answer: Answer) -> Response:
@@ -80,10 +80,6 @@ class GrpcCalls:
         code = _OF_GRPC_STATUS.get(status, "UNKNOWN")
         details = unquote(answer.headers.get("grpc-message", "")) or "no details"
         raise call_error(code, details, retry_after=_retry_after(answer.headers))
-
-
-def _lower(headers: Mapping[str, str]) -> list[tuple[str, str]]:
-    return [(name.lower(), value) for name, value in headers.items()]
 
 
 def _prefix(message: bytes, *, compressed: bool) -> bytes:

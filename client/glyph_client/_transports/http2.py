@@ -8,7 +8,7 @@ on every connection at any time, and one that comes again need not be read again
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -32,10 +32,10 @@ _ACCOUNT_AT: Final = 2**30  # bytes received, until the server is told that it m
 _LONGEST_BLOCK: Final = 262_144  # bytes of headers
 
 
-def encode_headers(fields: Iterable[tuple[str, str]]) -> bytes:
+def encode_headers(fields: Mapping[str, str]) -> bytes:
     """A block of headers, or a part of one."""
     block = bytearray()
-    for pair in fields:
+    for pair in fields.items():
         block += _NEVER_INDEXED
         for text in pair:
             encoded = text.encode("latin-1")

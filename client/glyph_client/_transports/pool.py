@@ -7,7 +7,7 @@ import time
 from collections.abc import Hashable, Iterable
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from glyph_client._errors import call_error
+from glyph_client._errors import ClientClosed, call_error
 
 Address = tuple[socket.AddressFamily, Any]
 
@@ -68,10 +68,10 @@ class Pool(Generic[PooledT]):
         """Whether the name is to be looked up before the next request.
 
         Raises:
-            CallError: CANCELLED, the pool is closed.
+            ClientClosed: the pool is.
         """
         if self.closed:
-            raise call_error("CANCELLED", "the client was closed")
+            raise ClientClosed
         self._leave_parent()
         now = time.monotonic()
         if self._next_lookup > now:

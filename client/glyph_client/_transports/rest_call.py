@@ -11,7 +11,7 @@ import h11
 
 from glyph_client import _json
 from glyph_client._errors import call_error
-from glyph_client._transports.base import Options, Target
+from glyph_client._transports.base import Options, Target, lower_case
 from glyph_client._transports.exchange import Answer
 from glyph_client._transports.http1 import Connection
 from glyph_client._types import Request, Response
@@ -37,7 +37,7 @@ class RestCalls:
         if parts.username is not None:
             secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers["authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
-        self._headers |= _lower(options.headers)
+        self._headers |= lower_case(options.headers)
 
     def connection(self) -> Connection:
         """The state of a new connection."""
@@ -46,7 +46,7 @@ class RestCalls:
     def write(self, request: Request, timeout: float, headers: Mapping[str, str]) -> tuple[h11.Request, bytes]:  # noqa: ARG002
         """The head and the body of a call (see `exchange.Calls.write`)."""
         method, path, body = _json.encode(request)
-        named = {**self._headers, **_lower(headers)}
+        named = {**self._headers, **lower_case(headers)}
         if body is not None:
             named["content-type"] = "application/json"
             if self._compression:
@@ -66,7 +66,3 @@ class RestCalls:
         return _json.decode(
             request, int(answer.headers[":status"]), body, retry_after=answer.headers.get("retry-after")
         )
-
-
-def _lower(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}

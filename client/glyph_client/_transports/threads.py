@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final, Generic
 
-from glyph_client._errors import CallError, call_error
+from glyph_client._errors import CallError, ClientClosed, call_error
 from glyph_client._threads import in_thread
 from glyph_client._transports.base import Options, Target
 from glyph_client._transports.exchange import Answer, Broken, Calls, Connection, Refused, Reset, failure
@@ -85,7 +85,7 @@ class BaseTransport(Generic[PooledT]):
         if time.monotonic() >= end:  # Which the server may have noticed first.
             raise call_error("DEADLINE_EXCEEDED", "no answer in time") from error
         if self._pool.closed:
-            raise call_error("CANCELLED", "the client was closed") from error
+            raise ClientClosed from error
         raise failure(error) from error
 
 
