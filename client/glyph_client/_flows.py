@@ -19,7 +19,9 @@ from glyph_client._errors import (
     GlyphError,
     InputError,
     InvalidRequest,
+    Overloaded,
     PictureError,
+    Unavailable,
 )
 from glyph_client._pictures import Group, Picture, read_bytes
 from glyph_client._preprocess import explain as explain_picture
@@ -116,8 +118,10 @@ class Flows(Generic[TransportT]):
                 failures += 1
                 model = getattr(getattr(request, "spec", None), "name", None)
                 final = error.after(failures, model=model, target=replica.target)
-                if isinstance(error, DeadlineExceeded) or is_worth_retrying(error):
+                if isinstance(error, DeadlineExceeded | Overloaded | Unavailable):
                     self.replicas.failed(replica)
+                else:  # Whatever the server said, it is there.
+                    self.replicas.answered(replica)
                 if not is_worth_retrying(error):
                     raise final from error
                 tried.append(replica)

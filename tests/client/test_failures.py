@@ -44,6 +44,7 @@ from glyph_client import (
     VersionStatus,
     call_error,
 )
+from glyph_client import _retry as retries
 
 from tests.client.peers import Conversation, answers, framed
 from tests.client.stand_ins import AVAILABLE, FAST, REST_STATUS, STATUS, Failing, answered, refused, status_at
@@ -173,6 +174,35 @@ def test_another_target_takes_over_at_once_and_keeps_the_work(grpc_stub: Any) ->
         for _ in range(3):
             assert client.status() == AVAILABLE
     assert (len(dying.asked), len(living.asked)) == (1, 3)
+
+
+def test_a_target_that_answers_again_is_preferred_again_whatever_it_answers(
+    grpc_stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        """Stands in for the time."""
+
+        now = 1000.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock, codes = Clock(), [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INVALID_ARGUMENT]
+
+    def answers_badly_at_first(method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
+        if codes:
+            context.abort(codes.pop(0), "no")
+        return STATUS
+
+    monkeypatch.setattr(retries, "time", clock)
+    preferred, other = grpc_stub(answers_badly_at_first), grpc_stub(answered)
+    with Client([preferred.target, other.target]) as client:
+        assert client.status() == AVAILABLE
+        clock.now += 11
+        with pytest.raises(InvalidRequest):
+            client.status()
+        assert client.status() == AVAILABLE
+    assert (len(preferred.asked), len(other.asked)) == (3, 1)
 
 
 def test_where_all_targets_fail_the_first_is_asked_again(grpc_stub: Any) -> None:
