@@ -20,6 +20,7 @@ class Connection:
 
     address: Any
     ended: str = ""
+    usable: bool = True
 
     def close(self) -> None:
         self.ended += "closed "
@@ -121,6 +122,17 @@ def test_the_connection_that_was_used_last_is_taken() -> None:
     assert pool.take(ONE) is first
     pool.discard(first)
     assert (first.ended, second.ended) == ("closed ", "")
+
+
+def test_what_takes_no_further_request_is_closed_at_once() -> None:
+    pool = pool_of(ONE)
+    kept, last = opened(pool, ONE), opened(pool, ONE)
+    pool.give_back(kept)
+    last.usable = False
+    pool.give_back(last)
+    assert (kept.ended, last.ended) == ("", "closed ")
+    assert pool.take(ONE) is kept
+    assert pool.take(ONE) is None
 
 
 def test_what_is_not_needed_for_long_is_closed(clock: Clock) -> None:

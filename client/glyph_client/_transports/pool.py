@@ -17,9 +17,17 @@ _LOOKUP_SECONDS: Final = 30.0  # a name may have got other addresses since
 
 
 class Pooled(Hashable, Protocol):
-    """A connection in a pool."""
+    """A connection in a pool.
+
+    Attributes:
+        address: where it leads.
+        usable: whether it takes a further request.
+    """
 
     address: Address
+
+    @property
+    def usable(self) -> bool: ...
 
     def close(self) -> None:
         """Closes it."""
@@ -148,7 +156,10 @@ class Pool(Generic[PooledT]):
             connection.close()
 
     def give_back(self, connection: PooledT) -> None:
-        """Keeps a connection for the next request, and closes one that has not been needed for long."""
+        """Keeps a connection that takes a further request, and closes one that has not been needed for long."""
+        if not connection.usable:
+            self.discard(connection)
+            return
         now = time.monotonic()
         with self._lock:
             self._busy.discard(connection)

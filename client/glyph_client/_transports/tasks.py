@@ -120,6 +120,11 @@ class TaskConnection(asyncio.Protocol):
         self._steps: Exchange | None = None
         self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
+    @property
+    def usable(self) -> bool:
+        """Whether it takes a further request, as far as is known."""
+        return self._protocol.usable and not self._transport.is_closing()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
         self._transport = cast("asyncio.Transport", transport)
@@ -146,7 +151,7 @@ class TaskConnection(asyncio.Protocol):
     async def is_alive(self) -> bool:
         """Whether another call may follow, once the event loop has taken what came since the last one."""
         try:
-            while self._protocol.usable and not self._transport.is_closing():
+            while self.usable:
                 if not self._socket.recv(1, socket.MSG_PEEK):
                     break
                 await asyncio.sleep(0)

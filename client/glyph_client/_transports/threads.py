@@ -159,14 +159,19 @@ class ThreadConnection:
         self._socket = connected
         self._protocol = protocol
 
+    @property
+    def usable(self) -> bool:
+        """Whether it takes a further request, as far as is known."""
+        return self._protocol.usable
+
     def is_alive(self) -> bool:
         """Takes what came since the last call; whether another one may follow."""
         try:
             self._socket.settimeout(0.0)
-            while self._protocol.usable:
+            while self.usable:
                 self._socket.sendall(self._protocol.idle(self._socket.recv(_READ)))
         except (BlockingIOError, ssl.SSLWantReadError):
-            return self._protocol.usable
+            return self.usable
         except (Broken, OSError):
             pass
         return False
