@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from glyph_client import TLS, AsyncClient, CallError, Client, DeadlineExceeded
 from glyph_client._transports import pool as pools
+from glyph_client._transports import threads
 
 from tests.client.peers import Peer, answers, answers_in_json, ask, full_listener, listening
 from tests.client.stand_ins import AVAILABLE
@@ -99,20 +100,18 @@ def test_all_stages_of_a_call_share_its_time(certificates: Any, scheme: str, asy
     assert took < 4
 
 
-@both
-def test_a_server_that_never_falls_silent_is_not_heard_for_longer(asynchronous: bool) -> None:
-    over = threading.Event()
+def test_a_server_that_never_falls_silent_is_not_heard_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Chatting(socket.socket):
+        """From which something can always be read: replies to a PING that nobody sent."""
 
-    def script(connection: socket.socket) -> None:
-        connection.sendall(bytes.fromhex("000000040000000000"))
-        while not over.is_set():
-            connection.sendall(bytes.fromhex("000008060100000000") + bytes(8))  # replies to a PING that nobody sent
+        def recv(self, *_: Any) -> bytes:
+            assert time.monotonic() < patience
+            return bytes.fromhex("000008060100000000") + bytes(8)
 
-    with listening(script) as address:
-        threading.Timer(10, over.set).start()
-        (error,) = ask(address, asynchronous=asynchronous, timeout=0.5)
-        assert not over.is_set()
-        over.set()
+    monkeypatch.setattr(threads, "new_socket", lambda address: Chatting(address[0], socket.SOCK_STREAM))
+    patience = time.monotonic() + 20
+    with silent_listener() as address:
+        (error,) = ask(address, asynchronous=False, timeout=0.2)
     assert isinstance(error, DeadlineExceeded)
 
 

@@ -41,13 +41,12 @@ class Answering:
 def test_a_request_says_what_the_protocol_asks_for(asynchronous: bool) -> None:
     script = Answering(OK + LENGTH + REST_STATUS)
     with listening(script) as address:
-        options = {"headers": {"X-Team": "a", "User-Agent": "mine"}}
+        headers = {"X-Team": "a", "User-Agent": "mine"}
         target = f"http://me:s%40cret@{address}/behind/a wall/"
-        assert ask(target, asynchronous=asynchronous, **options) == [AVAILABLE]
+        assert ask(target, asynchronous=asynchronous, headers=headers) == [AVAILABLE]
     head, *lines = script.asked[0][0].decode().split("\r\n")
     assert head == "GET /behind/a%20wall/v1/models/digits HTTP/1.1"
-    headers = dict(line.split(": ") for line in lines if line)
-    assert headers == {
+    assert dict(line.split(": ") for line in lines if line) == {
         "host": address,
         "user-agent": "mine",
         "accept-encoding": "gzip, deflate",

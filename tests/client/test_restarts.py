@@ -40,14 +40,22 @@ class Turns:
 def statuses(target: str, turns: Turns, *, asynchronous: bool, **options: Any) -> list[Any]:
     """What three calls return, after each of which the server acts."""
 
-    async def ask() -> list[Any]:
+    found: list[Any] = []
+
+    async def ask() -> None:
         async with AsyncClient(target, **options) as client:
-            return [(await client.status(), turns.wait_for_the_other())[0] for _ in range(3)]
+            for _ in range(3):
+                found.append(await client.status())
+                turns.wait_for_the_other()
 
     if asynchronous:
-        return asyncio.run(ask())
-    with Client(target, **options) as client:
-        return [(client.status(), turns.wait_for_the_other())[0] for _ in range(3)]
+        asyncio.run(ask())
+    else:
+        with Client(target, **options) as client:
+            for _ in range(3):
+                found.append(client.status())
+                turns.wait_for_the_other()
+    return found
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "grpcs", "http", "https"])
@@ -127,6 +135,6 @@ def test_a_task_that_is_cancelled_while_it_listens_takes_no_connection_along(pee
                 await task
             assert await client.status() == AVAILABLE
 
-    server = peer(lambda conversation: (script if len(server.conversations) == 1 else answers)(conversation))
+    server: Peer = peer(lambda conversation: (script if len(server.conversations) == 1 else answers)(conversation))
     asyncio.run(ask())
     assert len(server.conversations) == 2
