@@ -9,9 +9,12 @@ T = TypeVar("T")
 
 
 def in_thread(function: Callable[[], T]) -> Future[T]:
-    """What the function returns or raises in a thread of its own."""
+    """What the function returns or raises in a thread of its own, or in this one where no other can be started."""
     future: Future[T] = Future()
-    start(settle, future, function)
+    try:
+        start(settle, future, function)
+    except RuntimeError:  # The program is ending, or there are too many.
+        settle(future, function)
     return future
 
 

@@ -507,3 +507,19 @@ def test_who_waits_for_a_closed_client_hears_of_it_at_once(grpc_stub: Any) -> No
     client.close()
     with pytest.raises(ClientClosed):
         client.wait_until_available(30)
+
+
+@pytest.mark.parametrize("hedge_after", [None, 30.0])
+def test_a_call_is_answered_where_no_thread_can_be_started(
+    grpc_stub: Any, hedge_after: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the program's end."""
+    target, caller, start = grpc_stub(answered).target, threading.current_thread(), threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if threading.current_thread() is caller:
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert status_at(target, asynchronous=False, hedge_after=hedge_after) == AVAILABLE
