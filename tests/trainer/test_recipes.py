@@ -17,9 +17,10 @@ from glyph_trainer.cli import main
 from glyph_trainer.data.mnist import DEFAULT_DIRECTORY, read_mnist_test
 from glyph_trainer.gates import Limits
 from glyph_trainer.pipeline import load_images, train
+from glyph_trainer.promotions import CANARY, STABLE
 from glyph_trainer.publish import publish
 from glyph_trainer.recipes import backprop, flagship, logistic
-from glyph_trainer.release import CANARY, STABLE, Release
+from glyph_trainer.release import Release
 from glyph_trainer.versions import describe_version
 
 from tests.trainer.conftest import Run

@@ -1,16 +1,26 @@
 """Labels, and the server's models.config that carries them."""
 
+import json
 import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tensorflow as tf
 from glyph_trainer.errors import PublishError
-from glyph_trainer.release import CANARY, STABLE, Release
+from glyph_trainer.promotions import CANARY, STABLE
+from glyph_trainer.release import Release
 from glyph_trainer.versions import check_writable, prune, published_versions
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from tests.conftest import Server
+from tests.serving.conftest import ask
 from tests.trainer.conftest import Run
 
 CONFIG = Path(__file__).parents[2] / "serving" / "config" / "models.config"
@@ -52,12 +62,12 @@ def test_a_canary_that_becomes_stable_is_no_canary_any_longer(release: Release) 
     assert release.labels() == {"stable": 5}
 
 
-def test_what_was_stable_before_stays_loaded_for_a_rollback(release: Release) -> None:
-    for version in (1, 4, 6):
+def test_the_two_that_were_stable_before_stay_loaded_for_rollbacks(release: Release) -> None:
+    for version in (1, 3, 4, 6):
         release.promote(version, STABLE)
-    assert list(read(release).model_version_policy.specific.versions) == [4, 6]
+    assert list(read(release).model_version_policy.specific.versions) == [3, 4, 6]
     release.rollback()
-    assert list(read(release).model_version_policy.specific.versions) == [1, 4]
+    assert list(read(release).model_version_policy.specific.versions) == [1, 3, 4]
 
 
 def test_rolling_back_drops_the_canary_first_and_then_returns_to_what_was_stable(release: Release) -> None:
@@ -258,3 +268,156 @@ def test_what_a_rollback_returns_to_stays_whatever_the_policy_says(release: Rele
 def test_a_number_too_large_for_a_server_is_no_version(release: Release) -> None:
     (release.base / "20261128035853123456").mkdir()
     assert max(published_versions(release.base)) == 6
+
+
+def test_a_rollback_takes_back_a_return_too_and_comes_to_an_end(release: Release) -> None:
+    for version in (1, 2, 1):
+        release.promote(version, STABLE)
+    assert release.rollback() == (STABLE, 2)
+    assert release.rollback() == (STABLE, 1)
+    with pytest.raises(PublishError, match="no version was stable before 1"):
+        release.rollback()
+
+
+@pytest.fixture
+def production(release: Release) -> Release:
+    """Another server's models.config, for the same versions."""
+    config = release.config.with_name("production.config")
+    config.write_bytes(CONFIG.read_bytes())
+    return Release(config, release.name, release.base)
+
+
+def test_a_rollback_takes_back_what_was_promoted_in_its_own_file(release: Release, production: Release) -> None:
+    for stage, version in ((release, 1), (production, 1), (release, 2), (production, 4), (release, 4), (release, 5)):
+        stage.promote(version, STABLE)
+    assert production.rollback() == (STABLE, 1)
+    assert [release.rollback(), release.rollback(), release.rollback()] == [(STABLE, 4), (STABLE, 2), (STABLE, 1)]
+
+
+def test_pruning_spares_what_other_files_need(release: Release, production: Release) -> None:
+    release.promote(6, STABLE)
+    production.promote(2, STABLE)
+    production.promote(3, STABLE)
+    production.promote(5, CANARY)
+    production.config.unlink()  # as for a process that cannot see it
+    assert prune(release.base, 1, release.versions_in_use()) == [1, 4]
+
+
+def test_a_log_that_does_not_name_its_files_holds_for_each(release: Release, production: Release) -> None:
+    for stage in (release, production):
+        stage.promote(1, STABLE)
+        stage.promote(4, STABLE)
+    log = release.base / ".promotions.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()[:2]]
+    log.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "config"}) + "\n" for line in lines))
+    production.promote(6, STABLE)
+    assert release.rollback() == (STABLE, 1)
+    assert [production.rollback(), production.rollback()] == [(STABLE, 4), (STABLE, 1)]
+
+
+def test_a_file_and_the_folders_may_be_seen_under_another_path(release: Release, tmp_path: Path) -> None:
+    release.promote(1, STABLE)
+    release.promote(2, STABLE)
+    elsewhere = tmp_path.with_name(f"{tmp_path.name} elsewhere")
+    shutil.copytree(tmp_path, elsewhere)
+    copy = Release(elsewhere / release.config.name, release.name, elsewhere / release.base.name)
+    assert copy.rollback() == (STABLE, 1)
+
+
+def test_of_promotions_of_two_models_in_one_file_none_is_lost(release: Release) -> None:
+    shutil.copytree(release.base, release.base.with_name("letters"))
+    release.config.write_text(
+        'model_config_list { config { name: "digits" base_path: "/d" } config { name: "letters" base_path: "/l" } }'
+    )
+    letters = Release(release.config, "letters", release.base.with_name("letters"))
+    with ThreadPoolExecutor(2) as operators:
+        for version in (1, 2, 3, 4, 5, 6) * 3:
+            done = [operators.submit(model.promote, version, STABLE) for model in (release, letters)]
+            assert [one.result() for one in done] == [None, None]
+            assert release.labels() == letters.labels() == {"stable": version}
+
+
+@pytest.mark.parametrize(
+    ("label", "remedy"), [("stable", "Roll back to 1, promote 3 to canary"), ("canary", "'glyph-train rollback'")]
+)
+def test_a_step_that_a_running_server_refuses_is_warned_of(
+    glyph_train: Run, release: Release, label: str, remedy: str
+) -> None:
+    models = ("--models-dir", release.base.parent, "--config", release.config, "--label", label)
+    first, second = (glyph_train("promote", version, *models) for version in (1, 3))
+    assert (first.stderr, second.stdout) == ("", f"{label} is version 3\n")
+    assert "it moves a label only to a version that it has loaded, and 3 was not to be" in second.stderr
+    assert remedy in second.stderr
+
+
+class Times(tf.Module):  # type: ignore[misc]
+    """A model that tells its version."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self._factor = factor
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="number")])  # type: ignore[untyped-decorator]
+    def serving_default(self, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"product": self._factor * number}
+
+
+class Served:
+    """A server, which reads a copy of the release's models.config that is brought to it now and then."""
+
+    def __init__(self, release: Release, server_config: Path) -> None:
+        self.release = release
+        self.config = server_config
+        self.server: Server
+
+    def deliver(self) -> None:
+        base_path = f'"{self.release.base}"'
+        text = self.release.config.read_text().replace('"/models/digits"', base_path)
+        self.config.with_name("next").write_text(text)
+        self.config.with_name("next").rename(self.config)
+
+    def answer(self, label: str) -> Any:
+        return ask(self.server, f"/v1/models/digits/labels/{label}:predict", {"instances": [1.0]})
+
+    def wait_for(self, label: str, version: int) -> None:
+        deadline = time.monotonic() + 30
+        while self.answer(label) != (200, {"predictions": [float(version)]}):
+            assert time.monotonic() < deadline, self.server.log
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def served(tmp_path: Path, serve: Callable[..., AbstractContextManager[Server]]) -> Iterator[Served]:
+    for number in range(1, 6):
+        model = Times(number)
+        tf.saved_model.save(model, str(tmp_path / "digits" / str(number)), signatures=model.serving_default)
+    config = tmp_path / "models.config"
+    config.write_bytes(CONFIG.read_bytes())
+    served = Served(Release(config, "digits", tmp_path / "digits"), tmp_path / "server" / "models.config")
+    served.config.parent.mkdir()
+    served.deliver()
+    flags = ("--model_config_file_poll_wait_seconds=1", "--allow_version_labels_for_unavailable_models")
+    with serve(f"--model_config_file={served.config}", *flags) as served.server:
+        yield served
+
+
+def test_a_server_follows_two_rollbacks_of_which_it_has_not_read_the_first(served: Served) -> None:
+    served.release.promote(1, STABLE)
+    served.deliver()
+    served.wait_for(STABLE, 1)
+    for version in (2, 3, 4):
+        served.release.promote(version, CANARY)
+        served.deliver()
+        served.wait_for(CANARY, version)
+        served.release.promote(version, STABLE)
+        served.deliver()
+        served.wait_for(STABLE, version)
+    served.release.promote(5, CANARY)
+    served.deliver()
+    served.wait_for(CANARY, 5)
+    served.release.promote(5, STABLE)
+    for _ in range(3):  # the promotion, and two steps more
+        served.release.rollback()
+    served.deliver()
+    served.wait_for(STABLE, 2)
+    assert "is not in effect" not in served.server.log

@@ -141,8 +141,20 @@ def _release(options: argparse.Namespace) -> "Release":
 
 def promote(options: argparse.Namespace) -> None:
     """Point a label to a version."""
-    _release(options).promote(options.version, options.label)
+    release = _release(options)
+    before, can_follow = release.labels().get(options.label), release.can_follow(options.version, options.label)
+    release.promote(options.version, options.label)
     print(f"{options.label} is version {options.version}")
+    if not can_follow:
+        remedy = {
+            "stable": f"Roll back to {before}, promote {options.version} to canary, and to stable when it is loaded",
+            "canary": "Drop it with 'glyph-train rollback', and promote it again when the server has read that",
+        }
+        print(
+            f"glyph-train: warning: a server that runs refuses {options.config} now: it moves a label only to "
+            f"a version that it has loaded, and {options.version} was not to be. {remedy[options.label]}",
+            file=sys.stderr,
+        )
 
 
 def rollback(options: argparse.Namespace) -> None:
@@ -153,12 +165,12 @@ def rollback(options: argparse.Namespace) -> None:
 
 def prune(options: argparse.Namespace) -> None:
     """Delete old versions."""
-    from glyph_trainer.release import has_promotions
+    from glyph_trainer.promotions import read_steps
     from glyph_trainer.staging import locked
     from glyph_trainer.versions import prune
 
     base = options.models_dir / options.model_name
-    if not options.config and has_promotions(base):
+    if not options.config and read_steps(base):
         raise PublishError(f"versions of {base} have had labels. Name the server's models.config with --config")
     pruned = []
     if base.is_dir():
