@@ -3,7 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
+import signal
+import subprocess
 from collections.abc import Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -23,7 +26,7 @@ from glyph_trainer.trained import TrainedModel, load_trained
 from glyph_trainer.versions import check_writable, describe_version, published_versions, rename_to_next_version
 from tensorflow_serving.apis import prediction_log_pb2
 
-from tests.trainer.conftest import PROCESSES, Run, give_up_root, limit_files_to
+from tests.trainer.conftest import COMMAND, PROCESSES, Run, give_up_root, limit_files_to
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,15 @@ def test_ten_publishers_at_once_get_ten_whole_versions(tmp_path: Path) -> None:
     assert sorted(path.name for path in base.iterdir()) == sorted(str(number) for number in range(1, 11))
     for version in published_versions(base).values():
         check_whole(version)
+
+
+def is_probing(publisher: int) -> bool:
+    """Whether a process has one below it that asks what the gates demand."""
+    try:
+        children = Path(f"/proc/{publisher}/task/{publisher}/children").read_text().split()
+        return any(b"glyph_trainer.probe" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+    except OSError:  # one of them has just ended
+        return False
 
 
 def check_whole(version: Path) -> None:
@@ -225,6 +237,21 @@ def test_a_killed_publisher_leaves_at_most_a_staging_folder_and_the_next_run_cle
     assert len(list(one_version.iterdir())) == 2
     check_writable(one_version)
     assert len(list(one_version.iterdir())) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_publisher_that_ends_while_the_gates_ask_leaves_nothing_of_its_own_behind(
+    number: signal.Signals, one_version: Path, trained_folder: Path, tmp_path: Path
+) -> None:
+    command = [str(COMMAND), "publish", f"--model={trained_folder}", f"--models-dir={one_version.parent}"]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL) as publisher:
+        while not is_probing(publisher.pid):
+            assert publisher.poll() is None
+        publisher.send_signal(number)
+    assert publisher.returncode == (-number if number == signal.SIGKILL else 130)
+    of_tensorflow = "__autograph_generated_file"  # what it removes when it ends, unless it is killed
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(of_tensorflow)]
+    check_writable(one_version)
 
 
 def test_a_full_disk_publishes_nothing(glyph_train: Run, one_version: Path, trained_folder: Path) -> None:

@@ -1,11 +1,11 @@
 """What a model must pass before it is published."""
 
+import io
 import json
 import math
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,21 +135,20 @@ def export_gates(
 
 
 def _probe(version: Path, images: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="glyph-train-") as directory:
-        questions = Path(directory) / "questions.npz"
-        np.savez(questions, images=images, probabilities=probabilities)
-        # oneDNN is what aborts the process on a tensor of the wrong rank that no guard has stopped.
-        environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        done = subprocess.run(
-            [sys.executable, "-P", "-W", "ignore", "-m", "glyph_trainer.probe", version, questions],
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_SECONDS,
-            env=environment,
-            check=False,
-        )
+    questions = io.BytesIO()
+    np.savez(questions, images=images, probabilities=probabilities)
+    # oneDNN is what aborts the process on a tensor of the wrong rank that no guard has stopped.
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "ignore", "-m", "glyph_trainer.probe", version],
+        input=questions.getvalue(),  # a file would stay behind if this process were killed
+        capture_output=True,
+        timeout=_PROBE_SECONDS,
+        env=environment,
+        check=False,
+    )
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["without a word"]
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["without a word"]
         return {"ended": f"the process ended with {done.returncode}: {last[0][:300]}"}
     answers: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answers

@@ -1,9 +1,10 @@
-"""Ask an exported model, loaded as a server loads it: `python -m glyph_trainer.probe VERSION QUESTIONS`.
+"""Ask an exported model, loaded as a server loads it: `python -m glyph_trainer.probe VERSION < QUESTIONS`.
 
 It runs in a process of its own, because an export without guards does not answer a tensor of the wrong rank with an
 error: it aborts the process.
 """
 
+import io
 import json
 import statistics
 import sys
@@ -145,10 +146,10 @@ def main(arguments: Sequence[str]) -> None:
     """Print what was found as one line of JSON.
 
     Args:
-        arguments: the folder of the version, and the .npz file of `images` and `probabilities`.
+        arguments: the folder of the version. Standard input is an .npz file of `images` and `probabilities`.
     """
-    version, questions = arguments
-    with np.load(questions) as asked:
+    (version,) = arguments
+    with np.load(io.BytesIO(sys.stdin.buffer.read())) as asked:
         print(json.dumps(probe(ExportedModel(version), asked["images"], asked["probabilities"])))
 
 
