@@ -1,6 +1,7 @@
 """Labels, and the server's models.config that carries them."""
 
 import json
+import os
 import re
 import shutil
 import time
@@ -21,7 +22,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from tests.conftest import Server
 from tests.serving.conftest import ask
-from tests.trainer.conftest import Run
+from tests.trainer.conftest import Run, give_up_root
 
 CONFIG = Path(__file__).parents[2] / "serving" / "config" / "models.config"
 
@@ -176,16 +177,16 @@ def test_any_spelling_of_a_config_can_be_changed(release: Release, text: str) ->
 def test_pruning_keeps_the_newest_and_those_in_use(release: Release) -> None:
     release.promote(1, STABLE)
     release.promote(2, STABLE)
-    assert prune(release.base, 2, release.versions_in_use()) == [3, 4]
+    assert prune(release.base, 2, release.versions_in_use()) == ([3, 4], {})
     assert list(published_versions(release.base)) == [1, 2, 5, 6]
-    assert prune(release.base, 2, release.versions_in_use()) == []
+    assert prune(release.base, 2, release.versions_in_use()) == ([], {})
     check_writable(release.base)
 
 
 def test_pruning_leaves_alone_what_others_have_put_there_and_the_newest_of_what_works(release: Release) -> None:
     for number in ("7", "8"):
         (release.base / number).mkdir()  # broken: the server goes on with version 6
-    assert prune(release.base, 1, ()) == [1, 2, 3, 4, 5]
+    assert prune(release.base, 1, ()) == ([1, 2, 3, 4, 5], {})
     assert list(published_versions(release.base)) == [6, 7, 8]
 
 
@@ -201,6 +202,21 @@ def test_the_commands_do_the_same(glyph_train: Run, release: Release) -> None:
     refused = glyph_train("promote", 5, *models)
     assert refused.returncode == 1
     assert refused.stderr == f"glyph-train: error: {release.base} has no version 5. Published are: 4, 6\n"
+
+
+def test_pruning_names_what_it_may_not_delete_and_deletes_the_others(glyph_train: Run, release: Release) -> None:
+    (release.base / "2").chmod(0o555)
+    (release.base / "4" / "assets.extra").chmod(0o555)
+    done = glyph_train("prune", "--keep", 1, "--models-dir", release.base.parent, preexec_fn=give_up_root)
+    assert done.stdout == "Deleted 1, 3, 5\n"
+    assert done.returncode == 1
+    first, *reasons = done.stderr.splitlines()
+    assert first.startswith(f"glyph-train: error: 2 versions of {release.base} cannot be deleted by user {os.getuid()}")
+    owner = f"Permission denied (it belongs to user {os.getuid()})"
+    assert reasons == [f"  2: {release.base}/2: {owner}", f"  4: {release.base}/4/assets.extra: {owner}"]
+    for number in (2, 4):
+        assert (release.base / str(number) / "assets.extra" / "manifest.json").exists()
+    assert sorted(path.name for path in release.base.iterdir()) == ["2", "4", "6"]
 
 
 def test_nothing_is_to_be_pruned_of_a_model_that_is_not_there(glyph_train: Run, tmp_path: Path) -> None:
@@ -261,7 +277,7 @@ def test_what_a_rollback_returns_to_stays_whatever_the_policy_says(release: Rele
     text = release.config.read_text()
     release.config.write_text(re.sub(r"model_version_policy \{.*?\} \}", "model_version_policy { all { } }", text))
     assert "all { }" in release.config.read_text()
-    assert prune(release.base, 1, release.versions_in_use()) == [1, 3, 4]
+    assert prune(release.base, 1, release.versions_in_use()) == ([1, 3, 4], {})
     assert release.rollback() == (STABLE, 2)
 
 
@@ -300,7 +316,7 @@ def test_pruning_spares_what_other_files_need(release: Release, production: Rele
     production.promote(3, STABLE)
     production.promote(5, CANARY)
     production.config.unlink()  # as for a process that cannot see it
-    assert prune(release.base, 1, release.versions_in_use()) == [1, 4]
+    assert prune(release.base, 1, release.versions_in_use()) == ([1, 4], {})
 
 
 def test_a_log_that_does_not_name_its_files_holds_for_each(release: Release, production: Release) -> None:

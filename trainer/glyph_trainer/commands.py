@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,11 +173,20 @@ def prune(options: argparse.Namespace) -> None:
     base = options.models_dir / options.model_name
     if not options.config and read_steps(base):
         raise PublishError(f"versions of {base} have had labels. Name the server's models.config with --config")
-    pruned = []
+    pruned: list[int] = []
+    refused: dict[int, str] = {}
     if base.is_dir():
         with locked(base):  # what is not in use now could be promoted meanwhile
-            pruned = prune(base, options.keep, _release(options).versions_in_use() if options.config else ())
-    print(f"Deleted {', '.join(map(str, pruned))}" if pruned else "Nothing to delete")
+            in_use = _release(options).versions_in_use() if options.config else ()
+            pruned, refused = prune(base, options.keep, in_use)
+    if pruned or not refused:
+        print(f"Deleted {', '.join(map(str, pruned))}" if pruned else "Nothing to delete")
+    if refused:
+        listed = "".join(f"\n  {number}: {reason}" for number, reason in refused.items())
+        raise PublishError(
+            f"{len(refused):,} version{'s' * (len(refused) > 1)} of {base} cannot be deleted by user {os.getuid()} and "
+            f"stayed as they were. Have their owners do it, or give this user access:{listed}"
+        )
 
 
 def versions(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ directory, which the next run clears. A staging directory in use is recognised b
 the kernel lets go of it when the owner ends, however it ends.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -83,6 +84,21 @@ def clear_dead(parent: Path) -> list[Path]:
         finally:
             os.close(lock)
     return cleared
+
+
+def check_deletable(directory: Path) -> None:
+    """Find out, before a directory goes, whether all that is in it can go too.
+
+    Args:
+        directory: the root of the tree.
+
+    Raises:
+        PermissionError: a directory in it belongs to somebody who does not let this process write it.
+    """
+    for folder, _, _ in os.walk(directory):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            owner = Path(folder).stat().st_uid  # it may have no name here
+            raise PermissionError(errno.EACCES, f"{os.strerror(errno.EACCES)} (it belongs to user {owner})", folder)
 
 
 def flush_to_disk(directory: Path) -> None:

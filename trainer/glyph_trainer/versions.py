@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from glyph_trainer.errors import ModelError
-from glyph_trainer.staging import flush_entry, staging_directory
+from glyph_trainer.staging import check_deletable, flush_entry, staging_directory
 
 _NUMBER = re.compile(r"[0-9]+")
 
@@ -140,7 +140,7 @@ def check_writable(base: Path) -> None:
         pass
 
 
-def prune(base: Path, keep: int, in_use: Collection[int]) -> list[int]:
+def prune(base: Path, keep: int, in_use: Collection[int]) -> tuple[list[int], dict[int, str]]:
     """Delete old versions that `glyph-train` has published. Each disappears at once.
 
     Those of others stay, and do not count: they may be broken, and the ones that work must not go for them.
@@ -151,14 +151,21 @@ def prune(base: Path, keep: int, in_use: Collection[int]) -> list[int]:
         in_use: versions that stay whatever their age.
 
     Returns:
-        the deleted versions.
+        the deleted versions; and those that could not be deleted and are whole, each with the reason.
+
+    Raises:
+        OSError: the folder of the model cannot be written.
     """
     versions = {n: path for n, path in published_versions(base).items() if describe_version(path).manifest}
-    if not versions:
-        return []
     old = [number for number in list(versions)[:-keep] if number not in in_use]
-    with staging_directory(base) as staging:
-        for number in old:
-            versions[number].rename(staging / str(number))
-        flush_entry(base)
-    return old
+    refused: dict[int, str] = {}
+    if old:
+        with staging_directory(base) as staging:
+            for number in old:
+                try:
+                    check_deletable(versions[number])
+                    versions[number].rename(staging / str(number))
+                except OSError as error:
+                    refused[number] = f"{error.filename}: {error.strerror}"
+            flush_entry(base)
+    return [number for number in old if number not in refused], refused
