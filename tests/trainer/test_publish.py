@@ -262,6 +262,26 @@ def test_a_full_disk_publishes_nothing(glyph_train: Run, one_version: Path, trai
     assert "Free some space and try again; nothing was published" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "place", "size"),
+    [
+        (("fit", "--epochs=1", "--output=out/model"), "out", 100_000),
+        (("fit", "--epochs=1", "--output=out/model", "--run-dir=run"), "run/checkpoint.npz", 100_000),
+        (("dataset", "--data-dir=out/digits"), "out", 100),
+    ],
+)
+def test_what_a_full_disk_cannot_hold_is_named_with_the_space_that_is_left(
+    glyph_train: Run, small_folder: Path, tmp_path: Path, command: tuple[str, ...], place: str, size: int
+) -> None:
+    data = () if command[0] == "dataset" else ("--data-dir", small_folder)
+    done = glyph_train(*command, *data, cwd=tmp_path, preexec_fn=limit_files_to(size))
+    assert done.returncode == 1
+    told = f"glyph-train: error: {tmp_path / place} cannot be written: File too large "
+    assert re.match(rf"{re.escape(told)}\([\d,.]+ MB free\)\. Free some space and try again", done.stderr), done.stderr
+    left = [path.name for path in tmp_path.rglob("*") if not path.name.startswith("events.out")]
+    assert sorted(left) == sorted({"out", place.partition("/")[0]})
+
+
 def test_a_models_folder_that_may_not_be_written_is_found_out_before_the_training(
     glyph_train: Run, small_folder: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from typing import NoReturn
 from glyph_trainer import commands
 from glyph_trainer.errors import TrainerError
 from glyph_trainer.interruptions import INTERRUPTIONS
+from glyph_trainer.staging import free_space
 
 _INTERRUPTED = 130
 
@@ -252,7 +253,10 @@ def _prepare_tensorflow() -> None:
 def _explain(error: OSError) -> str:
     place = error.filename or "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{place} cannot be written: {error.strerror}. Free some space and try again; nothing was published"
+        free = f" ({free_space(Path(place))})" if error.filename else ""
+        return (
+            f"{place} cannot be written: {error.strerror}{free}. Free some space and try again; what was there is kept"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{place}: {error.strerror} for user {os.getuid()}. Give this user access, or choose another folder"
     return f"{place}: {error.strerror or error}"

@@ -20,7 +20,7 @@ from glyph_trainer.evaluate import evaluate, load_predictor
 from glyph_trainer.gates import COMPARISON, Gate, Limits, accuracy_gate, comparison_gate, export_gates
 from glyph_trainer.recipes import RECIPES, Example, Fitted, Recipe, as_built
 from glyph_trainer.signatures import export
-from glyph_trainer.staging import flush_to_disk, staging_directory
+from glyph_trainer.staging import flush_to_disk, free_space, staging_directory
 from glyph_trainer.trained import TrainedModel, TrainingRecord, software_versions
 from glyph_trainer.versions import rename_to_next_version
 from glyph_trainer.warmup import BATCH_SIZES, FILE_NAME, write_single_warmup, write_warmup
@@ -135,9 +135,10 @@ class _StagedVersion:
         try:
             yield
         except tf.errors.OpError as error:
+            reason = error.message.rpartition("}} ")[2].partition(" [Op:")[0]
             raise PublishError(
-                f"the version cannot be written below {self.base} ({error.message}). Free some space and try again; "
-                f"nothing was published"
+                f"the version cannot be written below {self.base} ({reason}; {free_space(self.base)}). Free some space "
+                f"and try again; nothing was published"
             ) from error
 
     def publish(self, record: TrainingRecord, card: str, gates: Sequence[Gate]) -> Path:

@@ -39,6 +39,31 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
+def named(place: Path) -> Iterator[None]:
+    """Name the place in an error that does not say where it happened, as that of a write to a full disk.
+
+    Args:
+        place: what is being written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(place)
+        raise
+
+
+def free_space(place: Path) -> str:
+    """Say how much space is left: `3.2 MB free`.
+
+    Args:
+        place: what could not be written. It need not exist.
+    """
+    existing = next(path for path in (place, *place.absolute().parents) if path.exists())
+    return f"{shutil.disk_usage(existing).free / 1e6:,.1f} MB free"
+
+
+@contextmanager
 def staging_directory(parent: Path) -> Iterator[Path]:
     """Make a directory to fill, clear it away afterwards if it is still there.
 
@@ -52,7 +77,8 @@ def staging_directory(parent: Path) -> Iterator[Path]:
     clear_dead(parent)
     staging, lock = _make_locked(parent)
     try:
-        yield staging
+        with named(parent):
+            yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         os.close(lock)
@@ -136,7 +162,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.writing")
     descriptor = _open_locked(temporary)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with named(path), os.fdopen(descriptor, "wb") as file:
             file.truncate()  # what a writer that was killed has left
             with suppress(FileNotFoundError):
                 before = path.stat()
