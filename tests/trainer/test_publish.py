@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from glyph_trainer.card import write_card
 from glyph_trainer.cli import main
 from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.errors import ModelError
+from glyph_trainer.evaluate import load_predictor
 from glyph_trainer.publish import _is_right, publish, publish_example
 from glyph_trainer.recipes import Example, Fitted
 from glyph_trainer.staging import staging_directory
@@ -291,6 +293,23 @@ def test_a_models_folder_that_may_not_be_written_is_found_out_before_the_trainin
     assert f"glyph-train: error: {tmp_path}" in done.stderr
     assert "Give this user access, or choose another folder" in done.stderr
     assert "Epoch" not in done.stdout
+
+
+@pytest.mark.parametrize(("models", "name"), [("[1]", "m"), ("models", "a*b"), ("a?", "m"), ("a\\b", "m")])
+def test_a_path_that_tensorflow_takes_for_a_pattern_is_found_out_before_the_training(
+    small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], models: str, name: str
+) -> None:
+    folder = tmp_path / models
+    assert main(["run", f"--data-dir={small_folder}", f"--models-dir={folder}", f"--model-name={name}"]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith(f"glyph-train: error: {folder / name} cannot hold a model: TensorFlow takes a path")
+    assert (told.out, list(tmp_path.iterdir())) == ("", [])
+
+
+def test_nor_is_a_model_looked_for_in_such_a_path(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models / "digits", tmp_path / "digits [old]")
+    with pytest.raises(ModelError, match=r"takes a path with \[ \] in it for a pattern\. Choose or rename the folder"):
+        load_predictor(tmp_path / "digits [old]" / "1")
 
 
 def test_a_folder_without_a_trained_model_is_an_error(tmp_path: Path) -> None:

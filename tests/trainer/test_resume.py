@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from glyph_trainer import checkpoint
 from glyph_trainer.data.mnist import DEFAULT_DIRECTORY
 from glyph_trainer.errors import TrainerError
-from glyph_trainer.fit import FitSettings, State
+from glyph_trainer.fit import EpochReport, FitSettings, State
 from glyph_trainer.pipeline import load_images, train
 from glyph_trainer.recipes import deck
 
 from tests.loadtest.conftest import read_until
-from tests.trainer.conftest import COMMAND, PROCESSES
+from tests.trainer.conftest import COMMAND, PROCESSES, limit_files_to
 
 SETTINGS = FitSettings(epochs=5, batch_size=20, patience=4)
 RANDOM = random.SystemRandom()
@@ -99,6 +100,24 @@ def test_a_training_is_not_overwritten_nor_mistaken_for_another(small_folder: Pa
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(TrainerError, match=r"checkpoint\.npz is damaged .* Remove it and train again"):
         train(deck.RECIPE, settings, images, seed=5, run_directory=finished, resume=True)
+
+
+def save_events_without_space(directory: Path) -> None:
+    run = checkpoint.Run(directory, {}, resume=False)
+    checkpoint.write_atomically = lambda *_: None  # type: ignore[attr-defined]  # finds its place
+    limit_files_to(100)()
+    with pytest.raises(
+        TrainerError, match=r"cannot be written \(.*events\.out.* MB free\)\. Free some space and go on"
+    ):
+        run.save(State([EpochReport(1, 0.5, 0.5, 1.0)]), [])
+    (directory / "told").mkdir()
+
+
+def test_events_that_find_no_space_are_told_of(tmp_path: Path) -> None:
+    saving = PROCESSES.Process(target=save_events_without_space, args=(tmp_path,))
+    saving.start()
+    saving.join(60)
+    assert (tmp_path / "told").exists()
 
 
 def test_it_stops_early_with_the_best_weights(small_folder: Path) -> None:

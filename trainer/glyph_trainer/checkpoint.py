@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from glyph_trainer.errors import TrainerError
 from glyph_trainer.fit import EpochReport, State
-from glyph_trainer.staging import write_atomically
+from glyph_trainer.staging import free_space, write_atomically
 
 _CHECKPOINT = "checkpoint.npz"
 _METRICS = "metrics.jsonl"
@@ -74,6 +74,10 @@ class Run:
         Args:
             state: after an epoch.
             variables: of the training.
+
+        Raises:
+            OSError: the folder cannot be written, or the disk is full. The checkpoint before is still there.
+            TrainerError: the same, where TensorFlow is the one to notice.
         """
         lines = [json.dumps(dataclasses.asdict(report)) for report in state.history]
         about = np.array(json.dumps({"identity": self._identity, "history": lines}))
@@ -84,11 +88,18 @@ class Run:
         write_atomically(self._path, content.getvalue())
         write_atomically(self._directory / _METRICS, "".join(f"{line}\n" for line in lines).encode())
         last = dataclasses.asdict(state.history[-1])
-        with self._events.as_default(step=last.pop("epoch")):
-            for name, value in last.items():
-                if value is not None:
-                    tf.summary.scalar(name, value)
-        self._events.flush()
+        try:
+            with self._events.as_default(step=last.pop("epoch")):
+                for name, value in last.items():
+                    if value is not None:
+                        tf.summary.scalar(name, value)
+            self._events.flush()
+        except tf.errors.OpError as error:  # TensorFlow's errors are no OSError
+            reason = error.message.rpartition("}} ")[2].partition("\n")[0]
+            raise TrainerError(
+                f"the TensorBoard events cannot be written ({reason}; {free_space(self._directory)}). Free some space "
+                "and go on with --resume"
+            ) from error
 
     def _load(self) -> tuple[list[EpochReport], list[Any], list[Any]]:
         try:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.errors import ModelError
+from glyph_trainer.versions import check_loadable
 
 Predictor = Callable[[tf.Tensor], tf.Tensor]
 """From uint8 [N, 28, 28, 1] to probabilities float32 [N, K]: a Keras model, or a published version's signature."""
@@ -192,6 +193,7 @@ def load_predictor(version: Path) -> Predictor:
     Raises:
         ModelError: the folder has no model that can be loaded.
     """
+    check_loadable(version)
     try:
         loaded = tf.saved_model.load(str(version))
         signature = loaded.signatures["serving_default"]

@@ -22,7 +22,7 @@ from glyph_trainer.recipes import RECIPES, Example, Fitted, Recipe, as_built
 from glyph_trainer.signatures import export
 from glyph_trainer.staging import flush_to_disk, free_space, staging_directory
 from glyph_trainer.trained import TrainedModel, TrainingRecord, software_versions
-from glyph_trainer.versions import rename_to_next_version
+from glyph_trainer.versions import check_loadable, rename_to_next_version
 from glyph_trainer.warmup import BATCH_SIZES, FILE_NAME, write_single_warmup, write_warmup
 
 _WARMUP_IMAGES = max(BATCH_SIZES)
@@ -65,6 +65,7 @@ def publish(
         where it was published, and what was demanded.
 
     Raises:
+        ModelError: no version could be loaded from that folder.
         OSError: the folder cannot be written, or the disk is full. Published versions are untouched.
         PublishError: the same, where TensorFlow is the one to notice.
     """
@@ -94,6 +95,7 @@ def publish_example(recipe: Example, fitted: Fitted, models_directory: Path, nam
         the folder of the new version.
 
     Raises:
+        ModelError: no version could be loaded from that folder.
         OSError: the folder cannot be written, or the disk is full. Published versions are untouched.
         PublishError: the same, where TensorFlow is the one to notice.
     """
@@ -153,6 +155,7 @@ class _StagedVersion:
 @contextlib.contextmanager
 def _staged_version(models_directory: Path, name: str) -> Iterator[_StagedVersion]:
     base = models_directory.absolute() / name
+    check_loadable(base)
     with staging_directory(base) as staging:
         yield _StagedVersion(staging, base)
 

@@ -127,6 +127,22 @@ def rename_to_next_version(staging: Path, base: Path) -> Path:
             return version
 
 
+def check_loadable(directory: Path) -> None:
+    """Find out whether TensorFlow, and so a server too, could load a model from a place.
+
+    Args:
+        directory: what holds the model, as it is named to TensorFlow.
+
+    Raises:
+        ModelError: it takes the path for a pattern, which fits other files or none.
+    """
+    if signs := sorted(set(str(directory)) & set("[]*?\\")):
+        raise ModelError(
+            f"{directory} cannot hold a model: TensorFlow takes a path with {' '.join(signs)} in it for a pattern. "
+            "Choose or rename the folder"
+        )
+
+
 def check_writable(base: Path) -> None:
     """Find out, before a long training, whether a version could be written after it.
 
@@ -134,8 +150,10 @@ def check_writable(base: Path) -> None:
         base: the folder of the model; made if missing.
 
     Raises:
+        ModelError: no version could be loaded from there.
         OSError: the folder cannot be made or written.
     """
+    check_loadable(base.absolute())
     with staging_directory(base):
         pass
 
