@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from glyph_trainer.data.mnist import read_mnist_test
+from glyph_trainer.preprocess import _orientation
 from glyph_trainer.probe import ExportedModel
 from glyph_trainer.versions import describe_version
+from PIL import Image
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
@@ -93,3 +97,20 @@ def test_an_empty_batch_is_an_error_in_plain_words(version: Path) -> None:
 def test_it_was_published_because_all_that_does_not_fit_is_an_error(version: Path) -> None:
     gates = {gate["name"]: gate["figure"] for gate in describe_version(version).manifest["gates"]}
     assert gates["what does not fit is an error"] == "22 of 22 questions"
+
+
+@pytest.mark.parametrize(("order", "head"), [("<", b"II*\0"), (">", b"MM\0*")])
+@pytest.mark.parametrize(("kind", "format_"), [(3, "Hxx"), (4, "I")])
+@pytest.mark.parametrize("orientation", [1, 6, 8, 9, 65_535])
+def test_the_orientation_is_read_as_pillow_reads_it(
+    order: str, head: bytes, kind: int, format_: str, orientation: int
+) -> None:
+    """The tag is a SHORT (3) by EXIF's own rules; some programs write a LONG (4)."""
+    entry = struct.pack(f"{order}HHI{format_}", 0x0112, kind, 1, orientation)
+    exif = b"Exif\0\0" + head + struct.pack(f"{order}IH", 8, 1) + entry + bytes(4)
+    file = io.BytesIO()
+    Image.new("L", (40, 30)).save(file, "JPEG", exif=exif)
+    expected = Image.open(file).getexif()[0x0112]
+    assert expected == orientation
+    found = int(_orientation(tf.constant(file.getvalue())))
+    assert (found if found in range(1, 9) else 1) == (expected if expected in range(1, 9) else 1)

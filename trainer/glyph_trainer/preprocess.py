@@ -210,9 +210,10 @@ def _tiff_orientation(raw: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     directory = start + number(start + 4, 4)
     count = number(directory, 2)
     entries = directory + 2 + 12 * tf.range(count)
-    values = tf.boolean_mask(
-        number(entries + 8, 2), (number(entries, 2) == EXIF_ORIENTATION) & (number(entries + 2, 2) == 3)
-    )
+    kinds = number(entries + 2, 2)
+    is_short, is_long = kinds == 3, kinds == 4  # should be the one, is the other in some files
+    values = tf.where(is_short, number(entries + 8, 2), number(entries + 8, 4))
+    values = tf.boolean_mask(values, (number(entries, 2) == EXIF_ORIENTATION) & (is_short | is_long))
     return tf.cond(tf.size(values) > 0, lambda: values[0], lambda: tf.constant(1))
 
 
