@@ -19,10 +19,13 @@ import tensorflow as tf
 from glyph_trainer.card import write_card
 from glyph_trainer.cli import main
 from glyph_trainer.data.dataset import Dataset
+from glyph_trainer.data.mnist import DEFAULT_DIRECTORY
 from glyph_trainer.errors import ModelError
 from glyph_trainer.evaluate import load_predictor
+from glyph_trainer.fit import FitSettings
+from glyph_trainer.pipeline import load_images, train
 from glyph_trainer.publish import _is_right, publish, publish_example
-from glyph_trainer.recipes import Example, Fitted
+from glyph_trainer.recipes import Example, Fitted, deck
 from glyph_trainer.staging import staging_directory
 from glyph_trainer.trained import TrainedModel, load_trained
 from glyph_trainer.versions import check_writable, describe_version, published_versions, rename_to_next_version
@@ -128,6 +131,18 @@ def test_a_version_says_where_it_comes_from(models: Path, trained: TrainedModel)
     assert f"{version.metrics['official_test']['accuracy']:.2%}" in card
     elsewhere = write_card("digits", dataclasses.replace(trained.record, source="my digits"), 1)
     assert "--data-dir 'my digits' --seed 7" in elsewhere
+
+
+def test_the_card_names_the_command_that_trains_the_same_again(small_folder: Path, tmp_path: Path) -> None:
+    for path in small_folder.glob("[01].*.jpg"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "0.9999999.jpg").write_bytes(b"no image")
+    images = load_images(tmp_path, DEFAULT_DIRECTORY, 0, seed=3, skip_bad=True)
+    trained = train(deck.RECIPE, FitSettings(epochs=1, batch_size=20), images, seed=3)
+    card = write_card("my shapes", trained.record, 1)
+    command = f"--data-dir {tmp_path.name} --seed 3 --epochs 1 --batch-size 20 --skip-bad --models-dir models"
+    assert f"`glyph-train run --recipe deck {command} --model-name 'my shapes'`" in card
+    assert "training images (without 1 that cannot be used)" in card
 
 
 def test_every_gate_is_in_the_manifest_with_its_figure(models: Path) -> None:

@@ -144,6 +144,11 @@ def test_backprop_trains_on_to_the_target_and_plots_the_error(backprop_output: s
     assert sum(" |" in line and "*" in line for line in backprop_output.splitlines()) == 10
 
 
+def test_an_example_is_published_under_the_name_that_is_asked_for(tmp_path: Path) -> None:
+    assert main(["run", "--recipe=logistic", f"--models-dir={tmp_path}", "--model-name=digits"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+
+
 def test_logistic_learns_nothing_from_raw_features_and_all_from_standardised_ones(logistic_output: str) -> None:
     lines = logistic_output.splitlines()
     assert lines[1].startswith("  raw ")

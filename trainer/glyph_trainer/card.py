@@ -30,7 +30,7 @@ pens and other cultures' digits are harder.
 ## How it came about
 
 * `{command}`
-* {images:,} training images, {epochs} epochs in {seconds:.0f} s, {parameters:,} parameters, seed {seed}.
+* {images:,} training images{left_out}, {epochs} epochs in {seconds:.0f} s, {parameters:,} parameters, seed {seed}.
 * Settings: {settings}.
 * Fingerprint of the data: `{fingerprint}`.
 * Software: {software}.
@@ -66,12 +66,13 @@ def write_card(name: str, record: TrainingRecord, parameters: int) -> str:
     return _TEMPLATE.format(
         name=name,
         recipe=record.recipe,
-        command=_command(record),
+        command=_command(name, record),
         classes=len(record.labels),
         labels=", ".join(record.labels),
         metrics="\n".join(_row(SETS.get(name, name), summary) for name, summary in record.metrics.items())
         or "| none | | | | |",
         images=record.images,
+        left_out=f" (without {record.left_out:,} that cannot be used)" if record.left_out else "",
         epochs=len(record.history),
         seconds=record.seconds,
         parameters=parameters,
@@ -82,12 +83,14 @@ def write_card(name: str, record: TrainingRecord, parameters: int) -> str:
     )
 
 
-def _command(record: TrainingRecord) -> str:
+def _command(name: str, record: TrainingRecord) -> str:
     """Name the command that trains the same model from the same images."""
     options = {"data-dir": record.source, "seed": record.seed}
     options |= {name.replace("_", "-"): record.settings[name] for name in ("epochs", "batch_size", "patience")}
     given = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None)
-    return f"glyph-train run --recipe {record.recipe} {given} --models-dir models"
+    skipping = " --skip-bad" if record.left_out else ""
+    target = f"--models-dir models --model-name {shlex.quote(name)}"
+    return f"glyph-train run --recipe {record.recipe} {given}{skipping} {target}"
 
 
 def write_example_card(name: str, summary: str, signature: Any, record: TrainingRecord) -> str:

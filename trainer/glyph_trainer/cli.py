@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     run = add("run", commands.run, "do it all: build the images if need be, train, evaluate, publish")
     _add_training_options(run)
     _add_publishing_options(run)
+    run.set_defaults(model_name=None)  # it depends on the recipe
     run.add_argument("--unless-published", action="store_true", help="do nothing if the model has a version already")
     _add_models_options(add("versions", commands.versions, "list the published versions"))
     promote = add("promote", commands.promote, "point a label of the server's models.config to a version")
@@ -200,7 +201,8 @@ def _add_models_options(parser: argparse.ArgumentParser, config_required: bool =
         type=_model_name,
         default=commands.DEFAULT_MODEL_NAME,
         metavar="NAME",
-        help="of the model (default: %(default)s; 'run' gives recipes with data of their own the recipe's name)",
+        help=f"of the model (default: {commands.DEFAULT_MODEL_NAME}; 'run' gives recipes with data of their own the "
+        "recipe's name)",
     )
 
 

@@ -87,8 +87,8 @@ def run(options: argparse.Namespace) -> None:
     from glyph_trainer.versions import check_writable, published_versions
 
     recipe = find_recipe(options.recipe + options.variant)
-    if isinstance(recipe, Example) and options.model_name == DEFAULT_MODEL_NAME:
-        options.model_name = recipe.name
+    if options.model_name is None:
+        options.model_name = recipe.name if isinstance(recipe, Example) else DEFAULT_MODEL_NAME
     versions = published_versions(options.models_dir / options.model_name)
     if options.unless_published and versions:
         print(f"{options.model_name} has version {max(versions)}: nothing to do")

@@ -142,6 +142,7 @@ def train(
         history=tuple(dataclasses.asdict(report) for report in history),
         metrics={name: evaluate(model, part).summary() for name, part in images.test_sets().items()},
         software=software_versions(),
+        left_out=len(images.validation.unusable),
     )
     return TrainedModel(model, record, images.official or images.held_out)
 

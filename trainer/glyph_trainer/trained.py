@@ -38,6 +38,7 @@ class TrainingRecord:
         history: loss, accuracy and seconds, epoch by epoch.
         metrics: accuracy and more on each set of test images, by its name.
         software: versions of what trained it.
+        left_out: how many files of the folder could not be used.
     """
 
     recipe: str
@@ -50,6 +51,7 @@ class TrainingRecord:
     history: tuple[dict[str, float], ...]
     metrics: dict[str, dict[str, Any]]
     software: dict[str, str]
+    left_out: int = 0
 
     @property
     def seconds(self) -> float:
