@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from glyph_trainer.errors import DataError, UnusableFilesError
 from glyph_trainer.preprocess import preprocess_images
 from PIL import Image, ImageOps
 
-from tests.trainer.conftest import Run
+from tests.trainer.conftest import COMMAND, Run
 
 
 @pytest.fixture
@@ -261,6 +262,16 @@ def test_names_that_no_list_of_labels_can_hold_are_an_error(folder: Path, name: 
     shutil.copy(min(folder.glob("*.jpg")), path)
     with pytest.raises(DataError, match=message):
         read_folder(folder)
+
+
+def test_a_locale_that_cannot_read_a_name_is_told_of(glyph_train: Run, folder: Path) -> None:
+    (folder / "é").mkdir()
+    shutil.copy(min(folder.glob("*.jpg")), folder / "é" / "1.jpg")
+    plain = ["env", "LC_ALL=C", "PYTHONUTF8=0", str(COMMAND), "validate", "--data-dir", str(folder)]
+    done = subprocess.run(plain, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert r"holds b'\xc3\xa9/1.jpg', and this locale reads names as ascii. Set PYTHONUTF8=1" in done.stderr
+    assert glyph_train("validate", "--data-dir", folder).returncode == 0
 
 
 def test_an_empty_cache_is_no_cache(folder: Path) -> None:

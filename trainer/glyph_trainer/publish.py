@@ -144,9 +144,9 @@ class _StagedVersion:
             ) from error
 
     def publish(self, record: TrainingRecord, card: str, gates: Sequence[Gate]) -> Path:
-        (self.extra / "labels.txt").write_text("".join(f"{label}\n" for label in record.labels))
+        (self.extra / "labels.txt").write_text("".join(f"{label}\n" for label in record.labels), "utf-8")
         (self.extra / "metrics.json").write_text(_json(record.metrics))
-        (self.extra / "MODEL_CARD.md").write_text(card)
+        (self.extra / "MODEL_CARD.md").write_text(card, "utf-8")
         (self.extra / "manifest.json").write_text(_json(_manifest(self.directory, self.base.name, record, gates)))
         flush_to_disk(self.directory)
         return rename_to_next_version(self.directory, self.base)
@@ -183,7 +183,7 @@ def _is_right(version: Path, images: Dataset) -> NDArray[np.bool_]:
     """Whether a published version's answers are right: by the names of its classes, which may be others by now."""
     answers = evaluate(load_predictor(version), images).predictions
     labels = version / "assets.extra" / "labels.txt"
-    names = labels.read_text().splitlines() if labels.exists() else images.names
+    names = labels.read_text("utf-8").splitlines() if labels.exists() else images.names
     right: NDArray[np.bool_] = np.array(names)[answers] == np.array(images.names)[images.labels]
     return right
 

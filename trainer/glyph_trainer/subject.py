@@ -64,7 +64,7 @@ def load_subject(directory: Path) -> Subject:
     return Subject(
         name=f"{version.manifest['model']} version {version.number}",
         predictor=load_predictor(directory),
-        labels=tuple((directory / "assets.extra" / "labels.txt").read_text().splitlines()),
+        labels=tuple((directory / "assets.extra" / "labels.txt").read_text("utf-8").splitlines()),
         seed=version.manifest["seed"],
         data_fingerprint=version.manifest["data_fingerprint"],
         training_share=version.manifest["settings"].get("training_share", DECK_SHARE),

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,11 @@ def list_folder(directory: Path) -> Listing:
             stamps += (state.st_size, state.st_ino, state.st_ctime_ns)
     finally:
         os.close(opened)
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8" and (foreign := next((name for name in names if not name.isascii()), None)):
+        raise DataError(
+            f"{directory} holds {os.fsencode(foreign)!r}, and this locale reads names as {encoding}. Set PYTHONUTF8=1"
+        )
     try:
         digest = hashlib.sha256("\n".join(names).encode())
     except UnicodeEncodeError:
