@@ -2,13 +2,14 @@
 
 import signal
 import subprocess
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 from glyph_trainer.data.digits import build_digit_folder
 from glyph_trainer.data.mnist import DEFAULT_DIRECTORY
 
-from tests.trainer.conftest import COMMAND, Run, give_up_root, limit_files_to
+from tests.trainer.conftest import COMMAND, PROCESSES, Run, give_up_root, limit_files_to
 
 
 def test_there_are_as_many_as_the_deck_has(dataset_dir: Path) -> None:
@@ -56,6 +57,23 @@ def test_an_interrupted_build_leaves_no_folder(tmp_path: Path, number: signal.Si
         assert process.returncode == 130
         assert "glyph-train: interrupted; nothing is left half-written" in said
         assert not list(tmp_path.iterdir())
+
+
+def build_when_ready(folder: Path, all_ready: Barrier) -> None:
+    all_ready.wait(60)
+    build_digit_folder(folder, DEFAULT_DIRECTORY, 300)
+
+
+def test_several_who_build_the_same_folder_at_once_all_have_it(tmp_path: Path) -> None:
+    all_ready = PROCESSES.Barrier(4)
+    builders = [PROCESSES.Process(target=build_when_ready, args=(tmp_path / "digits", all_ready)) for _ in range(4)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join(60)
+    assert [builder.exitcode for builder in builders] == [0] * 4
+    assert [path.name for path in tmp_path.iterdir()] == ["digits"]
+    assert len(list((tmp_path / "digits").iterdir())) == 300
 
 
 def test_a_full_disk_leaves_no_folder(glyph_train: Run, tmp_path: Path) -> None:

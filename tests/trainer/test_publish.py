@@ -1,5 +1,6 @@
 """Publishing: whole versions, whatever happens meanwhile."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -27,7 +28,7 @@ from glyph_trainer.pipeline import load_images, train
 from glyph_trainer.publish import _is_right, publish, publish_example
 from glyph_trainer.recipes import Example, Fitted, deck
 from glyph_trainer.staging import staging_directory
-from glyph_trainer.trained import TrainedModel, load_trained
+from glyph_trainer.trained import TrainedModel, load_trained, save_trained
 from glyph_trainer.versions import check_writable, describe_version, published_versions, rename_to_next_version
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -337,6 +338,25 @@ def test_a_damaged_trained_model_is_an_error(trained_folder: Path, tmp_path: Pat
         (tmp_path / path.name).write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ModelError, match=f"the model in {tmp_path} is damaged .* Train it again"):
         load_trained(tmp_path)
+
+
+def save_when_ready(trained_folder: Path, folder: Path, all_ready: Barrier) -> None:
+    trained = load_trained(trained_folder)
+    all_ready.wait(60)
+    with contextlib.suppress(ModelError):
+        save_trained(trained, folder)
+
+
+def test_of_two_who_save_in_one_folder_the_second_is_told(trained_folder: Path, tmp_path: Path) -> None:
+    all_ready = PROCESSES.Barrier(2)
+    arguments = (trained_folder, tmp_path / "model", all_ready)
+    savers = [PROCESSES.Process(target=save_when_ready, args=arguments) for _ in range(2)]
+    for saver in savers:
+        saver.start()
+    for saver in savers:
+        saver.join(60)
+    assert [saver.exitcode for saver in savers] == [0, 0]
+    assert load_trained(tmp_path / "model").record == load_trained(trained_folder).record
 
 
 def test_the_record_survives_saving(trained: TrainedModel) -> None:

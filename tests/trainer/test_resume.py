@@ -18,6 +18,7 @@ from glyph_trainer.errors import TrainerError
 from glyph_trainer.fit import EpochReport, FitSettings, State
 from glyph_trainer.pipeline import load_images, train
 from glyph_trainer.recipes import deck
+from glyph_trainer.staging import locked
 
 from tests.loadtest.conftest import read_until
 from tests.trainer.conftest import COMMAND, PROCESSES, limit_files_to
@@ -100,6 +101,17 @@ def test_a_training_is_not_overwritten_nor_mistaken_for_another(small_folder: Pa
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(TrainerError, match=r"checkpoint\.npz is damaged .* Remove it and train again"):
         train(deck.RECIPE, settings, images, seed=5, run_directory=finished, resume=True)
+
+
+def test_two_do_not_train_in_one_folder(small_folder: Path, tmp_path: Path) -> None:
+    images = load_images(small_folder, DEFAULT_DIRECTORY, 0, seed=5)
+    settings = FitSettings(epochs=1, batch_size=100)
+    with (
+        locked(tmp_path),
+        pytest.raises(TrainerError, match=r"another glyph-train is training in .* Wait for its end, or choose another"),
+    ):
+        train(deck.RECIPE, settings, images, seed=5, run_directory=tmp_path)
+    train(deck.RECIPE, settings, images, seed=5, run_directory=tmp_path)
 
 
 def save_events_without_space(directory: Path) -> None:

@@ -11,7 +11,8 @@ import dataclasses
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,38 @@ import tensorflow as tf
 
 from glyph_trainer.errors import TrainerError
 from glyph_trainer.fit import EpochReport, State
-from glyph_trainer.staging import free_space, write_atomically
+from glyph_trainer.staging import free_space, locked, write_atomically
 
 _CHECKPOINT = "checkpoint.npz"
 _METRICS = "metrics.jsonl"
+
+
+@contextmanager
+def only_run(directory: Path) -> Iterator[None]:
+    """Keep other trainings out of a folder.
+
+    Args:
+        directory: the folder; made if missing.
+
+    Raises:
+        TrainerError: another process is training there.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(directory, wait=False))
+        except BlockingIOError:
+            raise TrainerError(
+                f"another glyph-train is training in {directory}. Wait for its end, or choose another folder"
+            ) from None
+        yield
 
 
 class Run:
     """The folder of a training.
 
     Args:
-        directory: the folder; made if missing.
+        directory: the folder.
         identity: what makes this training the same as the one that was interrupted: recipe, settings, seed, data.
         resume: whether to go on from the checkpoint, if there is one.
 
@@ -40,7 +62,6 @@ class Run:
     """
 
     def __init__(self, directory: Path, identity: dict[str, Any], resume: bool) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._identity = json.loads(json.dumps(identity))
         self._path = directory / _CHECKPOINT

@@ -1,5 +1,6 @@
 """From images to a trained and evaluated model."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import keras
 import numpy as np
 
 from glyph_trainer import interruptions
-from glyph_trainer.checkpoint import Run
+from glyph_trainer.checkpoint import Run, only_run
 from glyph_trainer.data.dataset import Dataset
 from glyph_trainer.data.source import open_source
 from glyph_trainer.data.validation import Validation, validate
@@ -117,20 +118,22 @@ def train(
         interrupted and resumed on the same machine.
 
     Raises:
-        TrainerError: there is a checkpoint that cannot be resumed from, or is not to be.
+        TrainerError: there is a checkpoint that cannot be resumed from, or is not to be; or another process is training
+            in that folder.
     """
     part = images.train
     identity = {"recipe": recipe.name, "seed": seed, "data": images.fingerprint, **dataclasses.asdict(settings)}
-    run = Run(run_directory, identity, resume) if run_directory else None
-    with interruptions.held_back():
-        keras.utils.set_random_seed(seed)
-        model = recipe.build(len(part.names))
-        optimizer = recipe.optimizer(settings.epochs * settings.steps_per_epoch(len(part)))
-        print(f"Training {recipe.name}: {model.count_params():,} parameters, {len(part):,} images", flush=True)
-        loop = Loop(model, recipe.logits(model), optimizer, part, settings, seed)
-        loop.prepare()
-    state = run.restore(loop.variables) if run else State()
-    history = fit(loop, settings, state, lambda now: run.save(now, loop.variables) if run else None)
+    with only_run(run_directory) if run_directory else contextlib.nullcontext():
+        run = Run(run_directory, identity, resume) if run_directory else None
+        with interruptions.held_back():
+            keras.utils.set_random_seed(seed)
+            model = recipe.build(len(part.names))
+            optimizer = recipe.optimizer(settings.epochs * settings.steps_per_epoch(len(part)))
+            print(f"Training {recipe.name}: {model.count_params():,} parameters, {len(part):,} images", flush=True)
+            loop = Loop(model, recipe.logits(model), optimizer, part, settings, seed)
+            loop.prepare()
+        state = run.restore(loop.variables) if run else State()
+        history = fit(loop, settings, state, lambda now: run.save(now, loop.variables) if run else None)
     record = TrainingRecord(
         recipe=recipe.name,
         seed=seed,

@@ -24,15 +24,19 @@ _NAME = re.compile(rf"{re.escape(PREFIX)}[0-9a-f]{{16}}")
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path, wait: bool = True) -> Iterator[None]:
     """Let one process at a time do what follows.
 
     Args:
         directory: what it is done to; those who name the same one take turns.
+        wait: whether to wait for one's turn.
+
+    Raises:
+        BlockingIOError: it is another one's turn, and there is no waiting for it.
     """
     lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(lock)

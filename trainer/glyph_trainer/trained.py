@@ -126,7 +126,11 @@ def save_trained(trained: TrainedModel, directory: Path) -> None:
         np.savez_compressed(staging / _TEST, images=trained.test.images, labels=trained.test.labels)
         (staging / _RECORD).write_text(json.dumps(dataclasses.asdict(trained.record), indent=2) + "\n")
         flush_to_disk(staging)
-        staging.rename(directory)
+        try:
+            staging.rename(directory)
+        except OSError:
+            check_free(directory)  # another process was faster
+            raise
     flush_entry(directory.parent)
 
 

@@ -62,6 +62,8 @@ def build_digit_folder(directory: Path, mnist_directory: Path, count: int = DECK
         try:
             staging.rename(directory)
         except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was faster
+                return build_digit_folder(directory, mnist_directory, count)
             if error.errno not in (errno.EBUSY, errno.EXDEV):
                 raise
             raise DataError(
