@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from glyph_trainer.data.digits import build_digit_folder
 from glyph_trainer.data.mnist import DEFAULT_DIRECTORY
+from glyph_trainer.errors import DataError
 
 from tests.trainer.conftest import COMMAND, PROCESSES, Run, give_up_root, limit_files_to
 
@@ -31,6 +32,13 @@ def test_a_folder_of_something_else_is_not_overwritten(glyph_train: Run, tmp_pat
     assert done.returncode == 1
     assert f"{tmp_path} already holds 1 files that are not the 42,000 digits" in done.stderr
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_file_is_no_folder_to_build(tmp_path: Path) -> None:
+    (tmp_path / "digits").write_text("years of work")
+    with pytest.raises(DataError, match="digits is no folder"):
+        build_digit_folder(tmp_path / "digits", DEFAULT_DIRECTORY, 10)
+    assert (tmp_path / "digits").read_text() == "years of work"
 
 
 def test_more_digits_than_there_are_is_an_error(glyph_train: Run, tmp_path: Path) -> None:

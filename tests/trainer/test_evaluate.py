@@ -78,7 +78,7 @@ def test_the_worst_mistakes_are_the_surest() -> None:
 def test_evaluate_repeats_the_figures_of_the_training(
     glyph_train: Run, trained_folder: Path, small_folder: Path, tmp_path: Path
 ) -> None:
-    report = tmp_path / "report.html"
+    report = tmp_path / "reports" / "report.html"
     where = ("--data-dir", small_folder, "--html", report)
     done = glyph_train("evaluate", "--model", trained_folder, *where, "--json")
     assert done.returncode == 0, done.stderr

@@ -377,11 +377,14 @@ def test_the_stable_version_is_judged_by_the_names_of_its_classes(trained: Train
 def test_what_would_be_in_the_way_is_told_before_the_training(
     glyph_train: Run, small_folder: Path, one_version: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "taken").touch()
     (tmp_path / "busy").mkdir()
     (tmp_path / "busy" / "file").touch()
     training = ("--data-dir", small_folder, "--epochs", 1, "--batch-size", 50)
     for command, told in (
         (("fit", "--output", tmp_path / "busy"), "is not empty"),
+        (("fit", "--output", tmp_path / "taken"), "is no folder. Choose another name"),
+        (("run", "--models-dir", tmp_path / "taken"), "Not a directory, where a folder should be. Choose another name"),
         (
             ("run", "--models-dir", one_version.parent, "--config", tmp_path / "none"),
             "cannot be read as a models.config",

@@ -261,6 +261,24 @@ def test_a_promotion_that_failed_is_none_to_roll_back(release: Release) -> None:
         release.rollback()
 
 
+def test_a_promotion_that_cannot_be_logged_is_not_made(release: Release) -> None:
+    release.promote(1, STABLE)
+    before = release.config.read_bytes()
+    (release.base / "..promotions.jsonl.writing").mkdir()
+    for label in (STABLE, CANARY):
+        with pytest.raises(OSError, match="writing"):
+            release.promote(2, label)
+        assert release.config.read_bytes() == before
+
+
+def test_a_damaged_log_is_named(release: Release) -> None:
+    release.promote(1, STABLE)
+    log = release.base / ".promotions.jsonl"
+    log.write_text(log.read_text() + '{"label": "sta\n')
+    with pytest.raises(PublishError, match=rf"^line 2 of {re.escape(str(log))} is damaged .* Repair or remove it$"):
+        release.promote(2, STABLE)
+
+
 def test_the_file_stays_readable_for_whoever_could_read_it_and_a_link_a_link(release: Release) -> None:
     release.config.chmod(0o664)
     link = release.config.with_name("link.config")

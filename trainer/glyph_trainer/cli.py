@@ -261,6 +261,8 @@ def _explain(error: OSError) -> str:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{place}: {error.strerror} for user {os.getuid()}. Give this user access, or choose another folder"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"{place}: {error.strerror}, where a folder should be. Choose another name"
     return f"{place}: {error.strerror or error}"
 
 

@@ -53,6 +53,8 @@ def evaluate(options: argparse.Namespace) -> None:
     from glyph_trainer.staging import write_atomically
     from glyph_trainer.subject import load_subject
 
+    if options.html:
+        options.html.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
         subject = load_subject(options.model)
         images = _load_images(options, subject.seed, least=0, share=subject.training_share)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from glyph_trainer.errors import PublishError
 from glyph_trainer.staging import write_atomically
 
 STABLE = "stable"
@@ -42,10 +43,18 @@ def read_steps(base: Path) -> list[Step]:
 
     Returns:
         the steps, the first one first; none if no version was ever promoted.
+
+    Raises:
+        PublishError: the log is damaged.
     """
     path = base / _LOG
-    entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [Step(**{name: value for name, value in entry.items() if name != "time"}) for entry in entries]
+    steps = []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+        try:
+            steps.append(Step(**{name: value for name, value in json.loads(line).items() if name != "time"}))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise PublishError(f"line {number} of {path} is damaged ({error}). Repair or remove it") from error
+    return steps
 
 
 def log_step(base: Path, step: Step) -> None:

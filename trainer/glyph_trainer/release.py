@@ -142,9 +142,14 @@ class Release:
 
     def _take(self, new: Sequence[Step], labels: Mapping[str, int]) -> None:
         steps = [*promotions.read_steps(self.base), *new]
+        text = self.config.read_bytes()
         self._write(labels, self._needed(labels, steps))
-        for step in new:  # the log comes last: a step that was not taken must not be there to be taken back
-            promotions.log_step(self.base, step)
+        try:
+            for step in new:  # the log comes last: a step that was not taken must not be there to be taken back
+                promotions.log_step(self.base, step)
+        except BaseException:
+            write_atomically(self.config, text)  # nor may one be taken that is not there
+            raise
 
     def _needed(self, labels: Mapping[str, int], steps: Sequence[Step]) -> set[int]:
         """Which versions a server is to have loaded, for these labels and for rollbacks."""

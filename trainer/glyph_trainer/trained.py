@@ -99,12 +99,14 @@ def check_free(directory: Path) -> None:
         directory: the folder to make.
 
     Raises:
-        ModelError: the folder holds something.
+        ModelError: the folder holds something, or is none.
         OSError: the folder around it cannot be made or written.
     """
     directory = directory.absolute()
     if directory.is_dir() and any(directory.iterdir()):
         raise ModelError(f"{directory} is not empty. Remove it, or choose another folder for the trained model")
+    if directory.exists() and not directory.is_dir():
+        raise ModelError(f"{directory} is no folder. Choose another name for the trained model's")
     with staging_directory(directory.parent):
         pass
 

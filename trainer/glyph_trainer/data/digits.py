@@ -46,6 +46,8 @@ def build_digit_folder(directory: Path, mnist_directory: Path, count: int = DECK
                 f"label.index.jpg. Remove it, or choose another folder"
             )
         return False
+    if directory.exists() and not directory.is_dir():
+        raise DataError(f"{directory} is no folder. It should hold images, or be missing to be made of digits")
     digits = read_mnist(mnist_directory).train
     if count > len(digits):
         raise DataError(f"there are {len(digits):,} official training images; {count:,} were asked for")
