@@ -45,6 +45,12 @@ from tests.client.stand_ins import AVAILABLE, FAST, REST_STATUS, STATUS, Failing
         "dns://1.1.1.1/a:1",
         "a:1/b",
         "http://",
+        "a:0",
+        "http://a:0",
+        "http://a:1?b=c",
+        "http://a:1/b#c",
+        "http://a\0b:1",
+        "http://a:1/\ud800",
         "a:8500,,b:1",
         [],
     ],
@@ -60,6 +66,26 @@ def test_addresses_of_every_kind_are_taken() -> None:
     assert [each.text for each in taken] == targets.split(",")
     assert [each.scheme for each in taken] == ["grpc", "grpc", "grpcs", "http", "https", "dns", "grpc"]
     assert [(each.host, each.port) for each in taken] == [("a", 1)] * 3 + [("a", 0), ("a", 2), ("a", 1), ("::1", 8500)]
+
+
+@pytest.mark.parametrize("target", ["http://[fe80::1%lo]:1/a", "http://[fe80::1%25lo]:1/a"])
+def test_a_zone_is_for_this_machine_alone(target: str) -> None:
+    (taken,) = split_targets(target)
+    assert (taken.host, taken.server_name, taken.authority) == ("fe80::1%lo", "fe80::1", "[fe80::1]:1")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_login_is_in_no_message(asynchronous: bool) -> None:
+    for target in ("me:s3cret@a:1", "grpcs://me:s3cret@a:1", "http://me:s3cret@a:99999"):
+        with pytest.raises(TargetError, match=r"Received: '(http://|grpcs://|)a:\d+'"):
+            status_at(target, asynchronous=asynchronous)
+    with pytest.raises(Unavailable, match=r"at http://127\.0\.0\.1:1/a@b\)"):
+        status_at("http://me:s3cret@127.0.0.1:1/a@b", asynchronous=asynchronous, retry=Retry(1))
+
+
+def test_grpc_takes_no_login() -> None:
+    with pytest.raises(TargetError, match="gRPC has api_key, token and headers"):
+        Client("me:s3cret@a:1")
 
 
 def test_a_name_of_other_letters_is_written_in_ascii() -> None:

@@ -28,21 +28,30 @@ class Target:
     """An address.
 
     Attributes:
-        text: as the user wrote it.
+        text: as the user wrote it, but for the login.
         scheme: `grpc`, `grpcs`, `http`, `https`, or `dns` for gRPC with all addresses of a name in turn.
-        host: its name or number.
+        host: its name or number, where an IPv6 one may end with `%` and the zone that this machine gives it.
         port: its port; 0 where the protocol's own is meant.
+        path: what comes before REST's own paths.
+        login: `user:password` for REST; empty for none.
     """
 
     text: str
     scheme: str
     host: str
     port: int
+    path: str = ""
+    login: str = ""
+
+    @property
+    def server_name(self) -> str:
+        """The host as others know it, without its zone."""
+        return self.host.partition("%")[0]
 
     @property
     def authority(self) -> str:
         """The host and the port, as the server is told."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = f"[{self.server_name}]" if ":" in self.host else self.host
         return f"{host}:{self.port}" if self.port else host
 
 

@@ -5,7 +5,7 @@ import gzip
 import zlib
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 import h11
 
@@ -23,20 +23,18 @@ class RestCalls:
     """Calls to one server, with the same headers (see `exchange.Calls`).
 
     Args:
-        target: its address; a path in it comes before REST's own.
+        target: its address.
         options: what all calls have in common.
     """
 
     alpn = "http/1.1"
 
     def __init__(self, target: Target, options: Options) -> None:
-        parts = urlsplit(target.text)
-        self._path = quote(parts.path.rstrip("/"), safe="/%:@")
+        self._path = quote(target.path, safe="/%:@")
         self._compression = options.compression
         self._headers = {"host": target.authority, "user-agent": "glyph-client", "accept-encoding": "gzip, deflate"}
-        if parts.username is not None:
-            secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            self._headers["authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
+        if target.login:
+            self._headers["authorization"] = f"Basic {base64.b64encode(target.login.encode()).decode()}"
         self._headers |= lower_case(options.headers)
 
     def connection(self) -> Connection:

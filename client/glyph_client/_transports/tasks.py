@@ -104,7 +104,7 @@ class TaskTransport(BaseTransport["TaskConnection"]):
                 lambda: TaskConnection(address, connected, self._calls.connection()),
                 sock=connected,
                 ssl=self._tls,
-                server_hostname=self._host if self._tls else None,
+                server_hostname=self._server_name if self._tls else None,
             )
             stack.pop_all()
             return connection

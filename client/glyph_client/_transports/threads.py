@@ -38,6 +38,7 @@ class BaseTransport(Generic[PooledT]):
     def __init__(self, target: Target, calls: Calls, options: Options) -> None:
         self.target = target.text
         self._host, self._port = target.host, target.port or _PORTS[target.scheme]
+        self._server_name = target.server_name
         self._has_others = options.has_others
         self._calls = calls
         self._tls = ssl_context(options.tls) if target.scheme in {"grpcs", "https"} else None
@@ -146,7 +147,7 @@ class ThreadTransport(BaseTransport["ThreadConnection"]):
             connected.connect(address[1])
             if self._tls:
                 wait_until(end, connected)
-                connected = stack.enter_context(self._tls.wrap_socket(connected, server_hostname=self._host))
+                connected = stack.enter_context(self._tls.wrap_socket(connected, server_hostname=self._server_name))
             stack.pop_all()
             return connected
 
