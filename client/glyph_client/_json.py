@@ -80,18 +80,19 @@ def encode(request: Request) -> tuple[str, str, bytes | None]:
     raise call_error("UNIMPLEMENTED", "REST has no call to change the server's configuration")
 
 
-def decode(request: Request, status: int, body: bytes, *, retry_after: str | None = None) -> Response:
+def decode(request: Request, status: int, body: bytes, headers: Mapping[str, str] = {}) -> Response:
     """The response to a request.
 
     Raises:
         CallError: the server answered with an error, or its answer is not understood.
     """
     if status != 200:
-        raise _error(status, body, retry_after)
+        raise _error(status, body, headers)
     try:
         return _decode(request, json.loads(body))
     except _UNREADABLE as error:  # InputError is a ValueError.
-        raise call_error("INTERNAL", f"the server's answer is not understood: {error!r}") from error
+        reason = f"{type(error).__name__}: {error}"  # Its repr may hold the whole answer.
+        raise call_error("INTERNAL", f"the server's answer is not understood: {reason}") from error
 
 
 def _path(spec: ModelSpec) -> str:
@@ -137,13 +138,14 @@ def _feature(name: str, value: Any) -> Any:
     return values if isinstance(value, list | tuple | np.ndarray) else values[0]
 
 
-def _error(status: int, body: bytes, retry_after: str | None) -> CallError:
+def _error(status: int, body: bytes, headers: Mapping[str, str]) -> CallError:
     try:
         message = str(json.loads(body)["error"])
     except _UNREADABLE:
-        message = f"HTTP status {status} {body[:200].decode(errors='replace').strip()}".strip()
-    seconds = None if retry_after is None else seconds_to_wait(retry_after)
-    return call_error(_CODES.get(status, "UNKNOWN"), message, retry_after=seconds)
+        elsewhere = f"to {headers['location']} " if "location" in headers else ""  # which is not followed
+        message = f"HTTP status {status} {elsewhere}{body[:200].decode(errors='replace')}".strip()
+    retry_after = seconds_to_wait(headers.get("retry-after", ""))
+    return call_error(_CODES.get(status, "UNKNOWN"), message, retry_after=retry_after)
 
 
 def _decode(request: Request, answer: dict[str, Any]) -> Response:

@@ -49,7 +49,7 @@ def test_a_request_says_what_the_protocol_asks_for(asynchronous: bool) -> None:
     assert dict(line.split(": ") for line in lines if line) == {
         "host": address,
         "user-agent": "mine",
-        "accept-encoding": "gzip, deflate",
+        "accept-encoding": "gzip",
         "authorization": f"Basic {base64.b64encode(b'me:s@cret').decode()}",
         "x-team": "a",
     }
@@ -101,13 +101,24 @@ def test_an_answer_may_end_with_its_connection(asynchronous: bool) -> None:
 
 @both
 @pytest.mark.parametrize(
-    ("encoding", "compress"), [(b"gzip", gzip.compress), (b"deflate", zlib.compress), (b"identity", bytes)]
+    ("encoding", "compress"),
+    [(b"gzip", gzip.compress), (b"GZIP", gzip.compress), (b"deflate", zlib.compress), (b"identity", bytes)],
 )
 def test_what_is_compressed_is_read(asynchronous: bool, encoding: bytes, compress: Any) -> None:
     body = compress(REST_STATUS)
     answer = OK + b"Content-Encoding: %s\r\nContent-Length: %d\r\n\r\n" % (encoding, len(body)) + body
     with listening(Answering(answer)) as address:
         assert ask(f"http://{address}", asynchronous=asynchronous) == [AVAILABLE]
+
+
+@both
+@pytest.mark.parametrize("body", [b"", b"busy", gzip.compress(b"busy")[:-1]], ids=["none", "plain", "cut"])
+def test_an_error_counts_whatever_became_of_its_body(asynchronous: bool, body: bytes) -> None:
+    answer = b"HTTP/1.1 503 No\r\nContent-Encoding: gzip\r\nRetry-After: 2\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with listening(Answering(answer + body)) as address:
+        (error,) = ask(f"http://{address}", asynchronous=asynchronous)
+    assert type(error) is Unavailable
+    assert (error.server_message, error.retry_after) == ("HTTP status 503", 2.0)
 
 
 @both
@@ -123,6 +134,16 @@ def test_what_is_compressed_is_read(asynchronous: bool, encoding: bytes, compres
             OK + b"Content-Encoding: gzip\r\n" + LENGTH + REST_STATUS,
             ServerFault,
             "an answer compressed with gzip cannot be read",
+        ),
+        (
+            OK + b"Content-Length: 4\r\n\r\n\x1f\x8b\0\0",
+            ServerFault,
+            "the server's answer is not understood: UnicodeDecodeError: 'utf-8' codec can't decode byte 0x8b",
+        ),
+        (
+            b"HTTP/1.1 308 Moved\r\nLocation: https://a.test/\r\nContent-Length: 0\r\n\r\n",
+            ServerFault,
+            "HTTP status 308 to https://a.test/",
         ),
     ],
 )

@@ -32,7 +32,7 @@ class RestCalls:
     def __init__(self, target: Target, options: Options) -> None:
         self._path = quote(target.path, safe="/%:@")
         self._compression = options.compression
-        self._headers = {"host": target.authority, "user-agent": "glyph-client", "accept-encoding": "gzip, deflate"}
+        self._headers = {"host": target.authority, "user-agent": "glyph-client", "accept-encoding": "gzip"}
         if target.login:
             self._headers["authorization"] = f"Basic {base64.b64encode(target.login.encode()).decode()}"
         self._headers |= lower_case(options.headers)
@@ -55,12 +55,14 @@ class RestCalls:
 
     def read(self, request: Request, answer: Answer) -> Response:
         """The response to a request (see `exchange.Calls.read`)."""
-        body, encoding = bytes(answer.body), answer.headers.get("content-encoding", "")
+        status, body = int(answer.headers[":status"]), bytes(answer.body)
+        encoding = answer.headers.get("content-encoding", "").lower()
         if encoding in _COMPRESSED:
             try:
                 body = zlib.decompress(body, zlib.MAX_WBITS | 32)  # gzip or deflate, as the body says itself
             except zlib.error as error:
-                raise call_error("INTERNAL", f"an answer compressed with {encoding} cannot be read: {error}") from error
-        return _json.decode(
-            request, int(answer.headers[":status"]), body, retry_after=answer.headers.get("retry-after")
-        )
+                if status == 200:
+                    message = f"an answer compressed with {encoding} cannot be read: {error}"
+                    raise call_error("INTERNAL", message) from error
+                body = b""  # The status says enough.
+        return _json.decode(request, status, body, answer.headers)
