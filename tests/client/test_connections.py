@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
+import socket
 import ssl
 import threading
 from contextlib import contextmanager, nullcontext, suppress
@@ -29,7 +31,9 @@ from glyph_client._transports import split_targets
 from glyph_client.protos import serving_pb2 as pb
 from PIL import Image
 
+from tests.client.peers import answers_in_json, ask, listening
 from tests.client.stand_ins import AVAILABLE, FAST, REST_STATUS, STATUS, Failing, answered, refused, status_at
+from tests.conftest import Certificates
 
 
 @pytest.mark.parametrize(
@@ -122,6 +126,47 @@ def test_tls_is_checked_both_ways(grpc_stub: Any, certificates: Any, asynchronou
     for tls in (None, TLS(certificates.authority)):
         with pytest.raises(Unavailable):
             run(tls)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("scheme", ["grpcs", "https"])
+def test_what_tls_misses_is_said_with_what_to_do(certificates: Certificates, scheme: str, asynchronous: bool) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.certificate, certificates.key)
+
+    def shakes_hands(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as secured:
+            secured.recv(65_536)
+
+    trusting = TLS(certificates.authority)
+    with listening(shakes_hands) as address:
+        port = address.partition(":")[2]
+        for host, tls, remedy in [
+            ("localhost", None, r"name the authority to trust, TLS\(ca=\.\.\.\)"),
+            ("127.1", trusting, "give a name that the certificate has"),
+        ]:
+            (error,) = ask(f"{scheme}://{host}:{port}", asynchronous=asynchronous, tls=tls)
+            assert re.search(rf"UNAVAILABLE: no connection: .*certificate verify failed: .*; {remedy}", str(error))
+    with listening(answers_in_json) as address:
+        (error,) = ask(f"{scheme}://{address}", asynchronous=asynchronous, tls=trusting)
+    assert "; if the server has no TLS, give http:// or grpc://" in str(error)
+
+
+def test_a_server_that_asks_for_a_certificate_is_told_apart(certificates: Certificates) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    context.load_verify_locations(certificates.authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    def refuses(connection: socket.socket) -> None:
+        with pytest.raises(ssl.SSLError):
+            context.wrap_socket(connection, server_side=True)
+        while connection.recv(65_536):
+            pass
+
+    with listening(refuses) as address:
+        (error,) = ask(f"https://{address}", asynchronous=False, tls=TLS(certificates.authority))
+    assert "; give the client's, TLS(certificate=..., key=...)" in str(error)
 
 
 def test_https_is_checked_both_ways(certificates: Any) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from glyph_client._errors import CallError, Code, call_error
+from glyph_client._transports.tls import reason
 from glyph_client._types import Request, Response
 
 # What gRPC makes of a reset (doc/PROTOCOL-HTTP2.md, "Errors"); what is not said here is INTERNAL.
@@ -129,5 +130,5 @@ def failure(error: Broken | Refused | Reset | OSError) -> CallError:
     if isinstance(error, Reset):
         return call_error(_OF_RESET.get(error.code, "INTERNAL"), str(error))
     if isinstance(error, OSError):
-        return call_error("UNAVAILABLE", f"the connection failed: {error.strerror or error}")
+        return call_error("UNAVAILABLE", f"the connection failed: {reason(error)}")
     return call_error("UNAVAILABLE", str(error))

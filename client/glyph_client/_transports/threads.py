@@ -12,7 +12,7 @@ from glyph_client._threads import in_thread
 from glyph_client._transports.base import Options, Target
 from glyph_client._transports.exchange import Answer, Broken, Calls, Connection, Refused, Reset, failure
 from glyph_client._transports.pool import Address, Pool, PooledT
-from glyph_client._transports.tls import ssl_context
+from glyph_client._transports.tls import reason, ssl_context
 from glyph_client._types import Request, Response
 
 CONNECT_SECONDS: Final = 3.0  # at most, so that an address from which nothing comes does not use up a call's time
@@ -246,4 +246,4 @@ def not_connected(error: OSError, end: float, seconds: float) -> CallError:
         return call_error("DEADLINE_EXCEEDED", "no connection in time")
     if isinstance(error, TimeoutError):
         return call_error("UNAVAILABLE", f"no connection within {seconds:.2g} s")
-    return call_error("UNAVAILABLE", f"no connection: {error.strerror or error}")
+    return call_error("UNAVAILABLE", f"no connection: {reason(error)}")
