@@ -22,19 +22,22 @@ BATCH_SIZE: Final = 64
 CONCURRENCY: Final = 8
 # What the protocols say themselves, some of it of one connection only.
 _RESERVED_HEADERS: Final = {
-    *(
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "expect",
-        "host",
-    ),
-    *("content-encoding", "content-length", "content-type", "accept-encoding"),
-    *("grpc-accept-encoding", "grpc-encoding", "grpc-timeout"),
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "expect",
+    "host",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "accept-encoding",
+    "grpc-accept-encoding",
+    "grpc-encoding",
+    "grpc-timeout",
 }
 _MOST_SECONDS: Final = 2_000_000  # 23 days: sockets count milliseconds in 31 bits
 

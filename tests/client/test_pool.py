@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from glyph_client import ClientClosed, Unavailable
+from glyph_client import ClientClosed
 from glyph_client._transports import pool as pools
 from glyph_client._transports.pool import Pool
 
@@ -95,15 +95,12 @@ def test_a_balanced_name_is_looked_up_now_and_then_by_one_call(clock: Clock) -> 
     assert not pool.lookup_due()
     clock.now += 30
     assert [pool.lookup_due() for _ in range(3)] == [True, False, False]
-    pool.not_found(OSError("no name server"))
     assert pool.in_turn() == [ONE]
 
 
 def test_another_name_is_looked_up_when_an_address_failed(clock: Clock) -> None:
     pool: Pool[Connection] = Pool(balanced=False)
     assert [pool.lookup_due() for _ in range(2)] == [True, True]
-    with pytest.raises(Unavailable, match="the name cannot be looked up: no such name"):
-        pool.not_found(OSError(-2, "no such name"))
     learn(pool, ONE)
     clock.now += 1e6
     assert not pool.lookup_due()

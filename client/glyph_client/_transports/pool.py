@@ -7,7 +7,7 @@ import time
 from collections.abc import Hashable, Iterable
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from glyph_client._errors import ClientClosed, call_error
+from glyph_client._errors import ClientClosed
 
 Address = tuple[socket.AddressFamily, Any]
 
@@ -103,16 +103,6 @@ class Pool(Generic[PooledT]):
             for address in self._idle.keys() - set(self._addresses):
                 for connection, _ in self._idle.pop(address):
                     connection.close()
-
-    def not_found(self, error: OSError | UnicodeError) -> None:
-        """The look-up failed: what was known before still counts.
-
-        Raises:
-            CallError: UNAVAILABLE, nothing was known before.
-        """
-        if not self.knows_addresses:
-            reason = getattr(error, "strerror", None) or str(error) or "no answer in time"
-            raise call_error("UNAVAILABLE", f"the name cannot be looked up: {reason}") from error
 
     def in_turn(self) -> list[Address]:
         """The addresses in the order in which the next request tries them."""

@@ -9,8 +9,8 @@ from glyph_client._transports.base import TLS
 
 # By a part of what OpenSSL says, the last ones in different versions of it.
 _REMEDIES: Final[Mapping[str, str]] = {
-    "issuer": "name the authority to trust, TLS(ca=...)",
-    "self-signed": "name the authority to trust, TLS(ca=...)",
+    "issuer": "name the authority to trust, TLS(ca=...) or --ca",
+    "self-signed": "name the authority to trust, TLS(ca=...) or --ca",
     "mismatch": "give a name that the certificate has",
     "expired": "the server needs another one",
     "CERTIFICATE_REQUIRED": "give the client's, TLS(certificate=..., key=...)",
