@@ -262,7 +262,7 @@ class Flows(Generic[TransportT]):
 
     def wait_until_available(self, spec: ModelSpec, deadline: Deadline) -> Flow[list[VersionStatus]]:
         """Asks until the version, the version of that label, or any version, is available."""
-        seen = "nothing yet"
+        seen = ""
         pause = 0.05
         while True:
             try:
@@ -277,7 +277,8 @@ class Flows(Generic[TransportT]):
             except (AccessDenied, ClientClosed):  # which no waiting changes
                 raise
             except CallError as error:
-                seen = f"{error.code}: {error.server_message}"
+                if not seen or not isinstance(error, DeadlineExceeded):  # That may only be this wait's own end.
+                    seen = f"{error.code}: {error.server_message}"
             if deadline.left() <= pause:
                 raise DeadlineExceeded(
                     "DEADLINE_EXCEEDED", f"not available in time; last seen: {seen}", model=spec.name

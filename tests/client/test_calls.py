@@ -335,7 +335,7 @@ def test_waiting_for_a_label_ends_when_calls_can_ask_it(server: Any, configurati
             ThreadPoolExecutor() as pool,
         ):
             with pytest.raises(DeadlineExceeded, match=r"last seen: .*canary"):
-                client.wait_until_available(0.1)
+                client.wait_until_available(1)
             waiting = pool.submit(client.wait_until_available, 60)
             operator.reload_config([digits, labelled])
             assert [each.version for each in waiting.result()] == [3, 1]

@@ -486,6 +486,15 @@ def test_a_model_that_does_not_read_digits_is_told_apart(outputs: dict[str, Any]
         Client(transport=answer).predict(np.eye(40))
 
 
+def test_what_a_wait_has_seen_last_is_more_than_that_its_time_was_up() -> None:
+    failing = Failing(call_error("NOT_FOUND", "no model yet"), *[call_error("DEADLINE_EXCEEDED", "too late")] * 99)
+    with Client(transport=MockTransport(failing)) as client:
+        with pytest.raises(DeadlineExceeded, match="last seen: NOT_FOUND: no model yet"):
+            client.wait_until_available(0.2)
+        with pytest.raises(DeadlineExceeded, match="last seen: DEADLINE_EXCEEDED: too late"):
+            client.wait_until_available(0.1)
+
+
 def test_a_model_that_is_loading_is_waited_for() -> None:
     states = iter(["LOADING", "LOADING", "AVAILABLE"])
     loading = MockTransport(lambda _: StatusResponse([VersionStatus(1, next(states))]))  # type: ignore[arg-type]
