@@ -66,12 +66,11 @@ class BaseTransport(Generic[PooledT]):
         Raises:
             CallError: none are.
         """
-        if self._pool.knows_addresses:
-            return
         if time.monotonic() >= end:
             raise call_error("DEADLINE_EXCEEDED", "the name was not looked up in time") from error
-        why = getattr(error, "strerror", None) or str(error) or "no answer in time"
-        raise call_error("UNAVAILABLE", f"the name cannot be looked up: {why}") from error
+        if not self._pool.knows_addresses:
+            why = getattr(error, "strerror", None) or str(error) or "no answer in time"
+            raise call_error("UNAVAILABLE", f"the name cannot be looked up: {why}") from error
 
     def _lost(
         self, connection: PooledT, error: Broken | Refused | Reset | OSError, end: float, *, is_new: bool
