@@ -33,6 +33,7 @@ CLASSIFY_METHOD = "tensorflow/serving/classify"
 PREDICT_METHOD = "tensorflow/serving/predict"
 REGRESS_METHOD = "tensorflow/serving/regress"
 _INIT_OP = "__saved_model_init_op"
+_VARIABLES = frozenset({"VarHandleOp", "VariableV2", "Variable"})  # operations
 
 _MAX_STRING_RANK = 32  # a session's copy of a NumPy array that has more dimensions ends the process
 # Kernels that index the dimensions of their input without looking at its rank: a tensor of another rank ends the
@@ -167,7 +168,7 @@ def load(
     session = tf_session.Session(graph=ops.Graph(), config=session_config)
     try:
         with session.graph.as_default():
-            meta_graph = loader_impl.load(session, list(tags), str(path))
+            meta_graph = _Loader(str(path)).load(session, list(tags))
         definitions = dict(meta_graph.signature_def)
         check_rank = _has_unchecked_rank(meta_graph.graph_def)
         signatures = {
@@ -184,6 +185,20 @@ def load(
         session.close()
         raise load_problem(path, tags) or invalid_argument(f"{path} cannot be loaded: {error}") from error
     return Servable(name, version, path, signatures, definitions, session.close)
+
+
+class _Loader(loader_impl.SavedModelLoader):  # type: ignore[misc]
+    """TensorFlow's own, but that a graph without variables needs none on disk, as for the C++ loader.
+
+    The latter would also load a graph with variables, and answer each request with an error, where they are missing.
+    """
+
+    def restore_variables(self, sess: tf_session.Session, saver: object, import_scope: str | None = None) -> None:
+        """Restores the variables, if there are any."""
+        has_none = all(operation.type not in _VARIABLES for operation in sess.graph.get_operations())
+        if has_none and not Path(f"{self.variables_path}.index").exists():
+            saver = None
+        super().restore_variables(sess, saver, import_scope)
 
 
 def _signature(

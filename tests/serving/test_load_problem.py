@@ -4,7 +4,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from glyph_serving import servable
 from glyph_serving.errors import Code, ServingError
 
@@ -63,6 +65,23 @@ def test_a_broken_model_says_why(tmp_path: Path, harm: Callable[[Path], object],
         servable.load("digits", 1, folder)
     assert refused.value.code is code
     assert refused.value.message.startswith(message.replace("$PATH", str(folder)))
+
+
+class Doubling(tf.Module):  # type: ignore[misc]
+    """Has no variables."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])  # type: ignore[untyped-decorator]
+    def double(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": 2 * x}
+
+
+def test_a_model_without_variables_needs_none_on_disk(tmp_path: Path) -> None:
+    module = Doubling()
+    tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.double})
+    shutil.rmtree(tmp_path / "variables")
+    loaded = servable.load("doubling", 1, tmp_path)
+    (doubled,) = loaded.signatures["serving_default"].run([np.array([1.5], np.float32)])
+    assert doubled.tolist() == [3.0]
 
 
 def test_tags_that_no_graph_has_are_named() -> None:
