@@ -123,3 +123,13 @@ def test_refuses_what_http_forbids(servers: dict[str, Server], head: str) -> Non
         response = http.client.HTTPResponse(connection)
         response.begin()
         assert response.status == 400
+
+
+def test_an_unknown_version_of_http_counts_as_1_0(servers: dict[str, Server]) -> None:
+    with socket.create_connection(address(servers["default"]), timeout=30) as connection:
+        connection.sendall(b"GET /v1/models/digits HTTP/9.9\r\nHost: x\r\n\r\n")
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert response.status == 200
+        response.read()
+        assert connection.recv(1) == b""  # as after any answer in 1.0
